@@ -1,0 +1,70 @@
+"""What a backend is: the place where sessions' memory banks live and frames become masks."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
+
+
+class Backend(Protocol):
+    """Keeps one memory bank per session and turns frames into masks.
+
+    An async context manager: entering loads the model (or connects), leaving frees everything. Calls for different
+    sessions may run at the same time and may share a batch; calls for one session must not overlap.
+    A call that raises leaves the session as it was.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Get ready. Raises WeightsError, ConfigError or BackendUnavailable."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Free everything; unfinished steps raise BackendUnavailable."""
+        ...
+
+    def describe(self) -> ModelDescription:
+        """What runs here."""
+        ...
+
+    def stats(self) -> BackendStats:
+        """What is held here."""
+        ...
+
+    async def open(self, session_id: str, settings: TrackSettings) -> None:
+        """Start an empty memory bank. Raises BackendError if the id is already open."""
+        ...
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        """Track one frame, or correct one.
+
+        Raises:
+            SessionStateLost: the session is not open here.
+            UnknownFrame: a correction of a frame that is not in the history window.
+            UnknownObject: a removal of an object that is not tracked.
+            BackendError: anything else.
+        """
+        ...
+
+    async def export_state(self, session_id: str) -> bytes:
+        """The session's whole state, settings included; `import_state` of it goes on bit for bit.
+
+        Raises:
+            SessionStateLost: the session is not open here.
+        """
+        ...
+
+    async def import_state(self, session_id: str, state: bytes) -> None:
+        """Open a session with an exported state.
+
+        Raises:
+            BackendError: the id is already open, or the state is not an exported state of this model.
+        """
+        ...
+
+    async def close(self, session_id: str) -> None:
+        """Forget a session. Closing an unknown session does nothing."""
+        ...

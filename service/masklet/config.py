@@ -1,0 +1,88 @@
+"""The configuration tree: frozen dataclasses with defaults. `config_file` reads TOML, environment and flags into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from masklet.types import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """What clients may ask for; checked before any work is done."""
+
+    max_frame_bytes: int = 8 * 1024 * 1024
+    max_frame_height: int = 4096
+    max_frame_width: int = 4096
+    max_frame_pixels: int = 16_800_000
+    max_objects: int = 64
+    max_points_per_prompt: int = 64
+    max_prompts_per_frame: int = 128
+    max_sessions: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How streams behave."""
+
+    first_message_timeout_s: float = 10.0
+    idle_timeout_s: float = 60.0
+    max_session_age_s: float = 24 * 3600.0
+    resume_ttl_s: float = 60.0
+    latest_queue_frames: int = 2
+    block_queue_frames: int = 4
+    lost_after_frames: int = 300
+    history_frames: int = 8
+    default_profile: Profile = Profile.INTERACTIVE
+    max_conditioning_frames: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Which network runs, and how.
+
+    Attributes:
+        variant: name of a published variant, for example "sam2.1_hiera_tiny".
+        weights: path of a checkpoint; empty: draw random weights from `seed` (untrained, for trying things out).
+        seed: seed of the random weights.
+        input_size: model input height and width in pixels, divisible by 32; 0: the variant's own.
+        device: "cpu", "cuda", "cuda:N" or "auto".
+        precision: "float32" or "bfloat16" or "auto".
+        memory_precision: how the memory bank is kept, "float32" or "bfloat16".
+        threads: CPU threads; 0: all cores.
+        max_batch: sessions in one batch at most.
+    """
+
+    variant: str = "sam2.1_hiera_tiny"
+    weights: str = ""
+    seed: int = 0
+    input_size: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    memory_precision: str = "float32"
+    threads: int = 0
+    max_batch: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Where the service listens, and how it stops."""
+
+    host: str = "127.0.0.1"
+    port: int = 50051
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int = 9464
+    backend: str = "embedded"
+    drain_timeout_s: float = 30.0
+    session_service: bool = True
+    reflection: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything that can be set."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    session: SessionConfig = field(default_factory=SessionConfig)

@@ -1,0 +1,1 @@
+"""Generated from protos/masklet/v1. Do not edit."""
