@@ -9,7 +9,18 @@ from masklet.types import Profile
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """What clients may ask for; checked before any work is done."""
+    """What clients may ask for; checked before any work is done.
+
+    Attributes:
+        max_frame_bytes: largest encoded frame.
+        max_frame_height: largest frame height in pixels.
+        max_frame_width: largest frame width in pixels.
+        max_frame_pixels: largest frame area in pixels.
+        max_objects: objects tracked at a time in one session.
+        max_points_per_prompt: points in one prompt.
+        max_prompts_per_frame: prompts waiting for one frame.
+        max_sessions: sessions at a time, detached ones included.
+    """
 
     max_frame_bytes: int = 8 * 1024 * 1024
     max_frame_height: int = 4096
@@ -23,7 +34,20 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How streams behave."""
+    """How streams behave.
+
+    Attributes:
+        first_message_timeout_s: a stream whose `open` does not come in this time is ended.
+        idle_timeout_s: a stream without requests for this long is ended.
+        max_session_age_s: a session is ended after this long.
+        resume_ttl_s: a session whose connection was lost may be resumed for this long.
+        latest_queue_frames: frames waiting under the drop policy `latest`.
+        block_queue_frames: frames waiting under the drop policy `block`.
+        lost_after_frames: an object absent for more frames than this is lost.
+        history_frames: answered frames that may still be corrected.
+        default_profile: profile of clients that name none.
+        max_conditioning_frames: prompted frames attended to at most, unless the client says otherwise.
+    """
 
     first_message_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0
@@ -66,7 +90,18 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Where the service listens, and how it stops."""
+    """Where the service listens, and how it stops.
+
+    Attributes:
+        host: address of the gRPC port.
+        port: gRPC port; 0: any free one.
+        metrics_host: address of the Prometheus metrics port.
+        metrics_port: Prometheus metrics port (HTTP); 0: any free one.
+        backend: "embedded" (the model in this process) or "fake" (no model: for trying clients out).
+        drain_timeout_s: how long streams may go on after the first signal.
+        session_service: serve SessionService, for operators.
+        reflection: serve gRPC reflection.
+    """
 
     host: str = "127.0.0.1"
     port: int = 50051
