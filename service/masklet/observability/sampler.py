@@ -1,0 +1,19 @@
+"""Facts nobody reports, sampled: what the backend holds, and how late the event loop is."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from masklet.observability.metrics import Metrics
+from masklet.types import BackendStats
+
+
+async def sample_forever(metrics: Metrics, stats: Callable[[], BackendStats], *, period_s: float = 1.0) -> None:
+    """Samples every `period_s` seconds until cancelled; `stats` is a backend's."""
+    while True:
+        started = time.monotonic()
+        await asyncio.sleep(period_s)
+        metrics.event_loop_lag.observe(max(0.0, time.monotonic() - started - period_s))
+        metrics.observe_backend(stats())

@@ -1,0 +1,33 @@
+"""What every stream of a server shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from masklet.backends.base import Backend
+from masklet.config import LimitsConfig, SessionConfig
+from masklet.observability.metrics import Metrics
+from masklet.session.registry import SessionRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class StreamContext:
+    """Handed to each stream.
+
+    Attributes:
+        backend: where memory banks live; entered before, left after all streams.
+        registry: the sessions of this server.
+        limits: what clients may ask for.
+        session: how streams behave.
+        metrics: what is exported.
+        clock: monotonic seconds; the clock of `ClientMessage.received_s`.
+    """
+
+    backend: Backend
+    registry: SessionRegistry
+    limits: LimitsConfig
+    session: SessionConfig
+    metrics: Metrics
+    clock: Callable[[], float] = time.monotonic

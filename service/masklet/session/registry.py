@@ -1,0 +1,209 @@
+"""The sessions of one server: who is here, who may come in, and how all of them are sent away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from masklet.errors import AdmissionRefused, ServerDraining, SessionNotFound
+from masklet.observability.metrics import Metrics
+from masklet.types import Size
+
+RETRY_AFTER_S = 1.0
+"""What a refused client is told to wait; long enough not to be hammered, short enough not to be missed."""
+
+
+class SessionState(StrEnum):
+    """What a session is doing."""
+
+    ATTACHED = "attached"
+    DETACHED = "detached"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSnapshot:
+    """One session as it is now; `size` is that of its frames."""
+
+    session_id: str
+    state: SessionState
+    age_s: float
+    idle_s: float
+    objects: int
+    frames_answered: int
+    frames_dropped: int
+    peer: str
+    size: Size
+
+
+class SessionRecord:
+    """One session's entry: counters its stream keeps, and orders its stream obeys.
+
+    Attributes:
+        ordered: set when `closing` or `drain_at_s` changes; the stream waits for it.
+        closing: an operator wants the session ended.
+        drain_at_s: when a draining session must have ended, on the registry's clock; None: not draining.
+    """
+
+    def __init__(self, session_id: str, *, peer: str, size: Size, now_s: float) -> None:
+        self.session_id = session_id
+        self.peer = peer
+        self.size = size
+        self.opened_s = now_s
+        self.last_request_s = now_s
+        self.objects = 0
+        self.frames_answered = 0
+        self.frames_dropped = 0
+        self.ordered = asyncio.Event()
+        self.closing = False
+        self.drain_at_s: float | None = None
+
+    @property
+    def state(self) -> SessionState:
+        """Draining once told to, else attached."""
+        return SessionState.ATTACHED if self.drain_at_s is None else SessionState.DRAINING
+
+    def order_close(self) -> None:
+        """The stream is to end with `SessionClosed`."""
+        self.closing = True
+        self.ordered.set()
+
+    def order_drain(self, at_s: float) -> None:
+        """The stream is to finish what it has accepted and end by `at_s`."""
+        self.drain_at_s = at_s if self.drain_at_s is None else min(at_s, self.drain_at_s)
+        self.ordered.set()
+
+    def snapshot(self, now_s: float) -> SessionSnapshot:
+        """The session at `now_s`."""
+        return SessionSnapshot(
+            session_id=self.session_id,
+            state=self.state,
+            age_s=now_s - self.opened_s,
+            idle_s=now_s - self.last_request_s,
+            objects=self.objects,
+            frames_answered=self.frames_answered,
+            frames_dropped=self.frames_dropped,
+            peer=self.peer,
+            size=self.size,
+        )
+
+
+class SessionRegistry:
+    """The sessions of one server. Used from the event loop only.
+
+    Args:
+        max_sessions: how many may be open at a time.
+        metrics: where counts by state and refusals go, if anywhere.
+        clock: monotonic seconds, the same as the streams'.
+    """
+
+    def __init__(
+        self, max_sessions: int, *, metrics: Metrics | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_sessions = max_sessions
+        self._metrics = metrics
+        self._clock = clock
+        self._records: dict[str, SessionRecord] = {}
+        self._drain_at_s: float | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._count_states()
+
+    def __len__(self) -> int:
+        """Sessions open."""
+        return len(self._records)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new sessions are refused because the server goes away."""
+        return self._drain_at_s is not None
+
+    def add(self, session_id: str, *, peer: str, size: Size) -> SessionRecord:
+        """Admits a session.
+
+        Raises:
+            ServerDraining: the server is going away.
+            AdmissionRefused: `max_sessions` are open.
+        """
+        try:
+            self.check_room()
+        except (ServerDraining, AdmissionRefused) as error:
+            if self._metrics:
+                self._metrics.sessions_rejected.labels(error.reason).inc()
+            raise
+        record = SessionRecord(session_id, peer=peer, size=size, now_s=self._clock())
+        self._records[session_id] = record
+        self._changed()
+        return record
+
+    def check_room(self) -> None:
+        """Raises what `add` would raise now."""
+        if self.draining:
+            raise ServerDraining("the server is draining; open the session on another", retry_after_s=RETRY_AFTER_S)
+        if len(self._records) >= self._max_sessions:
+            raise AdmissionRefused(
+                f"{len(self._records)} sessions are open, the limit is {self._max_sessions}",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def remove(self, session_id: str) -> None:
+        """Forgets a session; an unknown one is no error."""
+        record = self._records.pop(session_id, None)
+        if record is not None and self._metrics:
+            self._metrics.session_duration.observe(self._clock() - record.opened_s)
+        self._changed()
+
+    def list(self) -> tuple[SessionSnapshot, ...]:
+        """All sessions, oldest first."""
+        now_s = self._clock()
+        return tuple(record.snapshot(now_s) for record in self._records.values())
+
+    def close(self, session_id: str) -> None:
+        """Ends one session; its stream ends with `SessionClosed`.
+
+        Raises:
+            SessionNotFound: no such session.
+        """
+        record = self._records.get(session_id)
+        if record is None:
+            raise SessionNotFound(f"no session {session_id!r}; {len(self._records)} are open", field="session_id")
+        record.order_close()
+
+    def drain(self, deadline_s: float) -> None:
+        """Refuses new sessions and sends all streams away; they end within `deadline_s` seconds from now."""
+        self._drain_at_s = self._clock() + deadline_s
+        for record in self._records.values():
+            record.order_drain(self._drain_at_s)
+        self._changed()
+
+    def drain_session(self, session_id: str, deadline_s: float) -> None:
+        """Sends one stream away; it ends within `deadline_s` seconds from now. An unknown session is no error."""
+        if record := self._records.get(session_id):
+            record.order_drain(self._clock() + deadline_s)
+            self._count_states()
+
+    async def wait_empty(self, timeout_s: float) -> bool:
+        """Whether all sessions have ended, waiting for it `timeout_s` seconds at most."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _changed(self) -> None:
+        if self._records:
+            self._empty.clear()
+        else:
+            self._empty.set()
+        self._count_states()
+
+    def _count_states(self) -> None:
+        if self._metrics is None:
+            return
+        states = [record.state for record in self._records.values()]
+        for state in SessionState:
+            self._metrics.sessions.labels(state).set(states.count(state))
