@@ -1,0 +1,210 @@
+"""The image encoder: a Hiera trunk and a feature pyramid, once per frame."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from masklet.model.config import HieraConfig, SAM2Config
+from masklet.model.layers import MLP
+
+
+class ImageEncoder(nn.Module):
+    """Trunk and neck."""
+
+    def __init__(self, config: SAM2Config) -> None:
+        super().__init__()
+        self.trunk = Hiera(config.trunk)
+        self.neck = FpnNeck(config.trunk.stage_dims, config.dim)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[F, 3, S, S] normalised -> maps [F, H, W, C_i] of strides 4 and 8 (trunk channels) and [F, h, w, C] of 16."""
+        stride4, stride8, stride16, stride32 = self.trunk(images)
+        return [stride4, stride8, self.neck.top_down(stride16, stride32)]
+
+
+class FpnNeck(nn.Module):
+    """1x1 convolutions to `dim` channels; only stride 16 receives the level above it.
+
+    Strides 4 and 8 are projected again, to fewer channels, by the mask decoder: `lateral` hands out the weights so that
+    both linear maps run as one.
+    """
+
+    def __init__(self, stage_dims: tuple[int, ...], dim: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(Lateral(channels, dim) for channels in reversed(stage_dims))
+
+    def lateral(self, level: int) -> nn.Conv2d:
+        """The projection of trunk stage `level`, 0 being stride 4."""
+        conv: nn.Conv2d = self.convs[len(self.convs) - 1 - level].conv  # type: ignore[assignment,union-attr]
+        return conv
+
+    def top_down(self, stride16: Tensor, stride32: Tensor) -> Tensor:
+        """[F, h, w, C2], [F, h/2, w/2, C3] -> [F, h, w, dim]."""
+        coarse = _project(stride32, self.lateral(3))
+        up = coarse.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+        return _project(stride16, self.lateral(2)) + up
+
+
+class Lateral(nn.Module):
+    """Holds one 1x1 convolution under the checkpoints' name, `conv`."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, dim, 1)
+
+
+def _project(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of a channels-last map [..., C] as a matrix product."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def project_twice(x: Tensor, first: nn.Conv2d, second: nn.Conv2d) -> Tensor:
+    """Two 1x1 convolutions in a row of a channels-last map [..., C], as one: (W2 W1) x + (W2 b1 + b2)."""
+    w1, w2 = first.weight.flatten(1), second.weight.flatten(1)
+    assert first.bias is not None and second.bias is not None
+    return F.linear(x, w2 @ w1, w2 @ first.bias + second.bias)
+
+
+class Hiera(nn.Module):
+    """A hierarchical vision transformer with windowed attention and a few global blocks."""
+
+    def __init__(self, config: HieraConfig) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.embed_dim, config.background_size, config.background_size))
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, config.windows[0], config.windows[0]))
+        self.patch_embed = PatchEmbed(config.embed_dim)
+        self.blocks = nn.ModuleList(_blocks(config))
+        self.stage_ends = tuple(end - 1 for end in accumulate(config.blocks))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[F, 3, S, S] -> [F, S/4, S/4, C], [F, S/8, S/8, 2C], [F, S/16, S/16, 4C], [F, S/32, S/32, 8C]."""
+        x = self.patch_embed(images)
+        x = x + self.position(x.shape[1]).to(x.dtype)
+        stages = []
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index in self.stage_ends:
+                stages.append(x)
+        return stages
+
+    def position(self, side: int) -> Tensor:
+        """[1, side, side, C]: the background embedding interpolated, the window embedding tiled."""
+        background = F.interpolate(self.pos_embed.float(), (side, side), mode="bicubic")
+        tiles = side // self.pos_embed_window.shape[-1]
+        return (background + self.pos_embed_window.tile(1, 1, tiles, tiles)).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """A 7x7 convolution of stride 4."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, 7, stride=4, padding=3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[F, 3, S, S] -> [F, S/4, S/4, C]."""
+        out: Tensor = self.proj(images)
+        return out.permute(0, 2, 3, 1)
+
+
+def _blocks(config: HieraConfig) -> list[Block]:
+    """The first block of a stage pools, doubles the channels, and still has the window of the stage before."""
+    blocks: list[Block] = []
+    dim, heads = config.embed_dim, config.num_heads
+    for stage, count in enumerate(config.blocks):
+        for position in range(count):
+            pool = stage > 0 and position == 0
+            window = config.windows[stage - 1 if pool else stage]
+            if len(blocks) in config.global_blocks:
+                window = 0
+            dim_in = dim
+            if pool:
+                dim, heads = 2 * dim, 2 * heads
+            blocks.append(Block(dim_in, dim, heads=heads, window=window, pool=pool))
+    return blocks
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, with optional pooling of the queries.
+
+    Windows are cut once and the whole attention runs on them; `window` 0 attends to the whole map.
+    """
+
+    def __init__(self, dim_in: int, dim: int, *, heads: int, window: int, pool: bool) -> None:
+        super().__init__()
+        self.window = window
+        self.pool = pool
+        self.norm1 = nn.LayerNorm(dim_in, eps=1e-6)
+        self.attn = MultiScaleAttention(dim_in, dim, heads=heads, pool=pool)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP((dim, 4 * dim, dim), activation=nn.GELU)
+        if pool:
+            self.proj = nn.Linear(dim_in, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[F, H, W, C_in] -> [F, H', W', C], H' = H / 2 if the block pools."""
+        normed = self.norm1(x)
+        shortcut = _max_pool(self.proj(normed)) if self.pool else x
+        x = shortcut + self._attend(normed, tuple(shortcut.shape[1:3]))
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def _attend(self, x: Tensor, size_out: tuple[int, int]) -> Tensor:
+        if not self.window:
+            out: Tensor = self.attn(x)
+            return out
+        windows = cut_windows(x, self.window)
+        side_out = self.window // 2 if self.pool else self.window
+        return join_windows(self.attn(windows), side_out, size_out)
+
+
+class MultiScaleAttention(nn.Module):
+    """Multi-head attention on maps; with `pool` the queries are max-pooled by 2."""
+
+    def __init__(self, dim_in: int, dim: int, *, heads: int, pool: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pool = pool
+        self.qkv = nn.Linear(dim_in, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C_in] -> [B, H', W', C]."""
+        batch, height, width, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.pool:
+            q = _max_pool(q)
+            height, width = q.shape[1:3]
+        q, k, v = (t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, height, width, -1))
+        return out
+
+
+def _max_pool(x: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, H/2, W/2, C]; an odd last row or column is left out."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+
+
+def cut_windows(x: Tensor, side: int) -> Tensor:
+    """[F, H, W, C] -> [F * windows, side, side, C], padded with zeros at the right and the bottom."""
+    frames, height, width, channels = x.shape
+    pad_h, pad_w = -height % side, -width % side
+    if pad_h or pad_w:
+        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+    rows, columns = (height + pad_h) // side, (width + pad_w) // side
+    x = x.view(frames, rows, side, columns, side, channels).transpose(2, 3)
+    return x.reshape(-1, side, side, channels)
+
+
+def join_windows(windows: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """[F * windows, side, side, C] -> [F, H, W, C] of `size`; undoes `cut_windows`."""
+    height, width = size
+    rows, columns = -(-height // side), -(-width // side)
+    x = windows.view(-1, rows, columns, side, side, windows.shape[-1]).transpose(2, 3)
+    x = x.reshape(x.shape[0], rows * side, columns * side, -1)
+    return x[:, :height, :width]

@@ -1,0 +1,42 @@
+"""Small parts that several modules share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation between them; `layers.0`, `layers.1`, ... as the checkpoints name them."""
+
+    def __init__(self, widths: tuple[int, ...], *, activation: type[nn.Module] = nn.ReLU) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.activation = activation()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., widths[0]] -> [..., widths[-1]]."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        out: Tensor = self.layers[-1](x)
+        return out
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of a map, eps 1e-6."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, C, H, W]; a channels-last map stays one."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), self.weight.shape, self.weight, self.bias, 1e-6)
+        return y.permute(0, 3, 1, 2)
+
+
+def resize(x: Tensor, size: int, *, antialias: bool = False) -> Tensor:
+    """Bilinear resize of [B, C, H, W] to [B, C, size, size], in float32, pixel centres at half integers."""
+    return F.interpolate(x.float(), (size, size), mode="bilinear", align_corners=False, antialias=antialias)

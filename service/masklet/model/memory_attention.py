@@ -1,0 +1,141 @@
+"""Memory attention: the features of a frame look at what is remembered of an object."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from masklet.model.config import SAM2Config
+from masklet.model.position import rotate
+
+QUERY_CHUNK = 512
+
+
+class MemoryAttention(nn.Module):
+    """Transformer layers of rotary self-attention, rotary cross-attention to memories, and an MLP (section 4)."""
+
+    def __init__(self, config: SAM2Config) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            MemoryAttentionLayer(config.dim, config.memory_dim) for _ in range(config.memory_layers)
+        )
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, features: Tensor, frame_of_row: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Condition the features of each row's frame on the row's memory.
+
+        Args:
+            features: [F, N, C] frame features with position added.
+            frame_of_row: [B] index into the frames.
+            memory: what each of the B rows remembers.
+            rotary: cosine and sine, each [N, C / 2].
+
+        Returns:
+            [B, N, C].
+        """
+        for index, layer in enumerate(self.layers):
+            features = layer.attend_self(features, rotary)
+            if index == 0:  # until here a row knows nothing but its frame: done once a frame
+                features = features[frame_of_row]
+            features = layer.attend_memory(features, memory, rotary)
+        out: Tensor = self.norm(features)
+        return out
+
+
+class MemoryTokens:
+    """Keys and values of B rows.
+
+    Attributes:
+        keys: [B, L, M] memories and pointers with their positions added.
+        values: [B, L, M] the same without positions.
+        spatial: how many of the L tokens are cells of memories; the rest are pointer tokens without rotary position.
+    """
+
+    __slots__ = ("keys", "spatial", "values")
+
+    def __init__(self, keys: Tensor, values: Tensor, spatial: int) -> None:
+        self.keys = keys
+        self.values = values
+        self.spatial = spatial
+
+
+class MemoryAttentionLayer(nn.Module):
+    """One layer."""
+
+    def __init__(self, dim: int, memory_dim: int) -> None:
+        super().__init__()
+        self.self_attn = RotaryAttention(dim, dim)
+        self.cross_attn_image = RotaryAttention(dim, memory_dim)
+        self.linear1 = nn.Linear(dim, 8 * dim)
+        self.linear2 = nn.Linear(8 * dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def attend_self(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[F, N, C] -> [F, N, C]."""
+        out: Tensor = x + self.self_attn.to_itself(self.norm1(x), rotary)
+        return out
+
+    def attend_memory(self, x: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, N, C] -> [B, N, C], the MLP included."""
+        x = x + self.cross_attn_image.to_memory(self.norm2(x), memory, rotary)
+        out: Tensor = x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+        return out
+
+
+class RotaryAttention(nn.Module):
+    """One-head attention with axial rotary positions (SAM 2, appendix D.1)."""
+
+    def __init__(self, dim: int, key_dim: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(key_dim, dim)
+        self.v_proj = nn.Linear(key_dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def to_itself(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[F, N, C] -> [F, N, C]."""
+        q = rotate(_planes(x, self.q_proj), *rotary)
+        k = rotate(_planes(x, self.k_proj), *rotary)
+        q, k, v = (t[:, None] for t in (q, k, self.v_proj(x)))
+        out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        return out
+
+    def to_memory(self, x: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """[B, N, C] -> [B, N, C].
+
+        Attention weights sum to one, so the values are averaged in the memories' few channels and projected after;
+        both projections that follow are one matrix.
+        """
+        q = rotate(_planes(x, self.q_proj), *rotary)
+        k = _planes(memory.keys, self.k_proj)
+        cells = k[:, : memory.spatial].unflatten(1, (-1, x.shape[1]))
+        k = torch.cat((rotate(cells, *rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
+        averaged = weighted_average(q, k, memory.values)
+        weight = self.out_proj.weight @ self.v_proj.weight
+        bias = F.linear(self.v_proj.bias, self.out_proj.weight, self.out_proj.bias)
+        return F.linear(averaged, weight, bias)
+
+
+def _planes(x: Tensor, projection: nn.Linear) -> Tensor:
+    """Project, with the outputs reordered so that first and second coordinates of the rotated planes are halves.
+
+    Checkpoints interleave them. Attention does not depend on the order as long as queries and keys agree.
+    """
+    weight = projection.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
+    return F.linear(x, weight, projection.bias.view(-1, 2).t().flatten())
+
+
+def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(C)) values: [B, N, C], [B, L, C], [B, L, M] -> [B, N, M].
+
+    In chunks of queries, which bounds the scores that exist at a time.
+    """
+    scale = q.shape[-1] ** -0.5
+    keys = k.transpose(1, 2)
+    parts = [
+        torch.softmax((chunk * scale) @ keys, dim=-1) @ values.to(q.dtype) for chunk in q.split(QUERY_CHUNK, dim=1)
+    ]
+    return torch.cat(parts, dim=1)
