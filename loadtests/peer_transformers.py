@@ -4,18 +4,19 @@ Settings that make it a fair and fast peer, found by reading and measuring it:
 
 - attention "sdpa" for every part of the network (the default where available, set here explicitly);
 - its `forward` runs under `torch.inference_mode` by itself;
-- frames are normalised outside the timing, and masks are left at low resolution: neither the processor's resizing nor the
-  upsampling of masks counts against it;
-- one session per stream, prompts put straight into it, on the inference device (no copies to the CPU);
-- the image embedding is computed once per frame and shared by the objects of a session, but objects run one after the other
-  and sessions cannot be batched;
-- its state grows: it keeps every frame (12 MiB at 1024 px in float32), every full-size mask and every memory. `trim` drops
-  what is never read again, as a careful user would.
+- frames are normalised outside the timing and masks are left at low resolution: neither the resizing of the processor
+  nor the upsampling of masks counts against it;
+- one session per stream, prompts put straight into it, everything on the inference device (no copies to the CPU);
+- the image embedding is computed once per frame and shared by the objects of a session, but objects run one after the
+  other, and sessions cannot be batched;
+- memories are rounded to bfloat16 whatever the precision; with that rounding lifted it agrees with the reference to
+  0.001 in the logits over 24 frames, so it is the same computation;
+- its state grows: it keeps every frame (12 MiB at 1024 px in float32), every full-size mask and every memory. `trim`
+  drops what is never read again, as a careful user would.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,61 +26,43 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 from transformers.utils import logging as transformers_logging
 
+from masklet.model.config import HieraConfig, variant_config
 from masklet.model.transformers_naming import to_transformers
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _READ_AGAIN_FRAMES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Trunk:
-    width: int
-    heads: int
-    blocks: tuple[int, int, int, int]
-    global_attention: tuple[int, int, int]
-    windows: tuple[int, int, int, int] = (8, 4, 14, 7)
-    background: int = 7
-
-
-_TRUNKS = {
-    "tiny": _Trunk(96, 1, (1, 2, 7, 2), (5, 7, 9)),
-    "small": _Trunk(96, 1, (1, 2, 11, 2), (7, 10, 13)),
-    "base_plus": _Trunk(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
-    "large": _Trunk(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
-}
-
-
 def peer_config(variant: str, image_size: int) -> Sam2VideoConfig:
     """The `transformers` configuration of a published variant at `image_size` pixels."""
-    version, size = variant.split("_hiera_")
-    newer = version == "sam2.1"
+    ours = variant_config(variant, input_size=image_size)
     return Sam2VideoConfig(
-        vision_config=_vision_config(_TRUNKS[size], image_size),
+        vision_config=_vision_config(ours.trunk, image_size),
         prompt_encoder_config={"image_size": image_size},
         image_size=image_size,
         memory_attention_rope_feat_sizes=[image_size // 16, image_size // 16],
-        enable_occlusion_spatial_embedding=newer,
-        enable_temporal_pos_encoding_for_object_pointers=newer,
+        enable_occlusion_spatial_embedding=ours.occlusion_embedding,
+        enable_temporal_pos_encoding_for_object_pointers=ours.pointer_positions,
     )
 
 
-def _vision_config(trunk: _Trunk, image_size: int) -> dict[str, Any]:
-    widths = [trunk.width * 2**stage for stage in range(4)]
+def _vision_config(trunk: HieraConfig, image_size: int) -> dict[str, Any]:
+    widths = list(trunk.stage_dims)
     return {
         "model_type": "sam2_vision_model",
         "backbone_channel_list": widths[::-1],
         "backbone_feature_sizes": [[image_size // stride] * 2 for stride in (4, 8, 16)],
         "backbone_config": {
             "model_type": "sam2_hiera_det_model",
-            "hidden_size": trunk.width,
-            "num_attention_heads": trunk.heads,
+            "hidden_size": trunk.embed_dim,
+            "num_attention_heads": trunk.num_heads,
             "image_size": [image_size, image_size],
             "blocks_per_stage": list(trunk.blocks),
             "embed_dim_per_stage": widths,
-            "num_attention_heads_per_stage": [trunk.heads * 2**stage for stage in range(4)],
+            "num_attention_heads_per_stage": [trunk.num_heads * 2**stage for stage in range(4)],
             "window_size_per_stage": list(trunk.windows),
-            "global_attention_blocks": list(trunk.global_attention),
-            "window_positional_embedding_background_size": [trunk.background, trunk.background],
+            "global_attention_blocks": list(trunk.global_blocks),
+            "window_positional_embedding_background_size": [trunk.background_size, trunk.background_size],
         },
     }
 

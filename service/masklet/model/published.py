@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from masklet.errors import WeightsError
+from masklet.model.config import VARIANTS
 
 URL_BASE = "https://dl.fbaipublicfiles.com/segment_anything_2/"
 
@@ -65,15 +66,13 @@ def published_by_sha256(sha256: str) -> PublishedCheckpoint | None:
     return next((found for found in PUBLISHED.values() if found.sha256 == sha256), None)
 
 
-# (width of the first stage, number of blocks) of the image encoder
-_SIZES = {(96, 12): "tiny", (96, 16): "small", (112, 24): "base_plus", (144, 48): "large"}
 _TRUNK = "image_encoder.trunk."
 
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Which variant a state dict with these official keys and shapes belongs to; None if to none of them."""
     width = shapes.get(f"{_TRUNK}patch_embed.proj.weight", (0,))[0]
-    blocks = {key.split(".")[3] for key in shapes if key.startswith(f"{_TRUNK}blocks.")}
-    size = _SIZES.get((width, len(blocks)))
-    version = "sam2.1" if "obj_ptr_tpos_proj.weight" in shapes else "sam2"
-    return f"{version}_hiera_{size}" if size else None
+    blocks = len({key.split(".")[3] for key in shapes if key.startswith(f"{_TRUNK}blocks.")})
+    found = (width, blocks, "obj_ptr_tpos_proj.weight" in shapes)
+    known = {(c.trunk.embed_dim, sum(c.trunk.blocks), c.pointer_positions): name for name, c in VARIANTS.items()}
+    return known.get(found)
