@@ -1,0 +1,108 @@
+"""`masklet weights`: list, download, convert and inspect checkpoints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from masklet.model.published import PublishedCheckpoint
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the `weights` command."""
+    parser = subparsers.add_parser("weights", help="list, download, convert and inspect checkpoints")
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="the published checkpoints")
+    download = actions.add_parser("download", help="fetch a published checkpoint; goes on where it was interrupted")
+    download.add_argument("variant", help='for example "sam2.1_hiera_tiny"')
+    download.add_argument("--dir", default=".", help="folder to put it in (default: the current one)")
+    download.add_argument("--url-base", default="", help="a mirror that has the files directly under this address")
+    convert = actions.add_parser("convert", help="write a checkpoint under other names or in another format")
+    convert.add_argument("input", help="a .pt or .safetensors file in either naming")
+    convert.add_argument("output", help="the file to write; .safetensors or anything else for a torch file")
+    convert.add_argument("--to", choices=("official", "transformers"), default="official", help="naming of the output")
+    inspect = actions.add_parser("info", help="what a checkpoint file is")
+    inspect.add_argument("file", help="a .pt or .safetensors file")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out one `weights` action; errors are printed, the exit status is 1 then."""
+    from masklet.errors import MaskletError
+
+    actions = {"list": _list, "download": _download, "convert": _convert, "info": _inspect}
+    try:
+        actions[args.action](args)
+    except MaskletError as error:
+        print(f"masklet weights {args.action}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"masklet weights needs {error.name}: install masklet[engine]", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _list(args: argparse.Namespace) -> None:
+    from masklet.model.published import PUBLISHED
+
+    print(f"{'variant':<24} {'MiB':>6}  sha256")
+    for checkpoint in PUBLISHED.values():
+        print(f"{checkpoint.variant:<24} {checkpoint.size_bytes / 2**20:>6.0f}  {checkpoint.sha256}")
+
+
+def _download(args: argparse.Namespace) -> None:
+    from masklet.model.published import published
+
+    print(fetch(published(args.variant), args.dir, url_base=args.url_base))
+
+
+def fetch(checkpoint: PublishedCheckpoint, folder: str, *, url_base: str) -> str:
+    """Download with a progress bar on stderr; the path of the file."""
+    from tqdm import tqdm
+
+    from masklet.model.download import DownloadSettings, download
+
+    with tqdm(total=checkpoint.size_bytes, unit="B", unit_scale=True, disable=None) as bar:
+
+        def show(received: int, total: int) -> None:
+            bar.update(received - bar.n)
+
+        return str(download(checkpoint, folder, settings=DownloadSettings(url_base=url_base), progress=show))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from masklet.model.checkpoint import read_checkpoint, save_checkpoint
+    from masklet.model.transformers_naming import to_transformers
+
+    state = read_checkpoint(args.input)
+    renamed = to_transformers(state) if args.to == "transformers" else state
+    save_checkpoint(renamed, args.output)
+    print(f"{args.output}: {len(renamed)} tensors in {args.to} naming")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from masklet.model.checkpoint import file_sha256, read_as_stored
+    from masklet.model.published import identify, published_by_sha256
+    from masklet.model.transformers_naming import is_transformers_naming, to_official
+
+    state = read_as_stored(args.file)
+    foreign = is_transformers_naming(state)
+    official = to_official(state) if foreign else state
+    sha256 = file_sha256(args.file)
+    known = published_by_sha256(sha256)
+    print(f"variant    {identify({key: tuple(value.shape) for key, value in official.items()}) or 'unknown'}")
+    print(f"naming     {'transformers' if foreign else 'official'}")
+    print(f"tensors    {_content(official)}")
+    print(f"sha256     {sha256}")
+    print(f"published  {known.file_name if known else 'no'}")
+
+
+def _content(state: Mapping[str, Tensor]) -> str:
+    numbers = sum(value.numel() for value in state.values())
+    types = sorted({str(value.dtype).removeprefix("torch.") for value in state.values()})
+    return f"{len(state)} ({numbers} weights, {', '.join(types)})"

@@ -1,0 +1,102 @@
+"""`masklet weights` from its arguments to what it prints."""
+
+import argparse
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+
+from masklet.cli import weights
+from masklet.model import build, published
+from masklet.model.checkpoint import load_weights, read_as_stored, read_checkpoint, save_checkpoint, state_sha256
+from masklet.model.published import PublishedCheckpoint
+
+
+def masklet(*arguments):
+    parser = argparse.ArgumentParser()
+    weights.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["weights", *map(str, arguments)])
+    return args.run(args)
+
+
+@pytest.fixture(scope="module")
+def tiny_state():
+    return build("sam2.1_hiera_tiny", input_size=64, seed=5).state_dict()
+
+
+@pytest.fixture
+def tiny_file(tmp_path, tiny_state):
+    save_checkpoint(tiny_state, tmp_path / "tiny.pt")
+    return tmp_path / "tiny.pt"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    (tmp_path / "mirror").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path / "mirror")))
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path / "mirror"
+    server.shutdown()
+    thread.join(5)
+    server.server_close()
+
+
+def test_list_names_every_published_file(capsys):
+    assert masklet("list") == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed and known.sha256 in printed for name, known in published.PUBLISHED.items())
+
+
+def test_info_tells_variant_and_naming(capsys, tiny_file):
+    assert masklet("info", tiny_file) == 0
+    printed = capsys.readouterr().out
+    assert "variant    sam2.1_hiera_tiny\nnaming     official\ntensors    471 (" in printed
+    assert "published  no" in printed
+
+
+def test_converting_there_and_back_changes_no_weight(capsys, tmp_path, tiny_file, tiny_state):
+    assert masklet("convert", tiny_file, tmp_path / "hf.safetensors", "--to", "transformers") == 0
+    assert any(key.startswith("vision_encoder.") for key in read_as_stored(tmp_path / "hf.safetensors"))
+    assert masklet("convert", tmp_path / "hf.safetensors", tmp_path / "back.pt", "--to", "official") == 0
+    assert state_sha256(read_checkpoint(tmp_path / "back.pt")) == state_sha256(tiny_state)
+    assert masklet("info", tmp_path / "hf.safetensors") == 0
+    assert "variant    sam2.1_hiera_tiny\nnaming     transformers" in capsys.readouterr().out
+
+
+def test_a_converted_file_loads_into_the_network(tmp_path, tiny_file, tiny_state):
+    assert masklet("convert", tiny_file, tmp_path / "hf.safetensors", "--to", "transformers") == 0
+    network = build("sam2.1_hiera_tiny", input_size=64, seed=6)
+    load_weights(network, tmp_path / "hf.safetensors", variant="sam2.1_hiera_tiny")
+    assert all(torch.equal(value, tiny_state[key]) for key, value in network.state_dict().items())
+
+
+def test_download_puts_the_file_into_the_folder(capsys, monkeypatch, tmp_path, mirror):
+    address, folder = mirror
+    (folder / "small_one.pt").write_bytes(b"weights" * 1000)
+    sha256 = hashlib.sha256(b"weights" * 1000).hexdigest()
+    monkeypatch.setitem(published.PUBLISHED, "small_one", PublishedCheckpoint("small_one", "x", 7000, sha256))
+    assert masklet("download", "small_one", "--dir", tmp_path / "to", "--url-base", address) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/to/small_one.pt\n"
+    assert (tmp_path / "to/small_one.pt").stat().st_size == 7000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("download", "sam9"), "no published variant 'sam9'"),
+        (("info", "nothing.pt"), "nothing.pt: cannot be read"),
+        (("convert", "nothing.pt", "out.pt"), "nothing.pt: cannot be read"),
+    ],
+)
+def test_errors_are_printed_and_the_status_is_1(capsys, arguments, said):
+    assert masklet(*arguments) == 1
+    assert said in capsys.readouterr().err
