@@ -1,0 +1,56 @@
+"""Client for masklet: frames and clicks in, a mask per object per frame out.
+
+    async with masklet_client.connect("localhost:50051") as client:
+        async with client.track(size=(720, 1280)) as stream:
+            await stream.click(1, (640, 360))
+            await stream.send(frame)
+            async for result in stream:
+                use(result[1].mask)
+
+`masklet_client.sync.connect` offers the same without `await`.
+"""
+
+from masklet.types import DropPolicy, FrameCodec, MaskEncoding, ObjectState, Profile, Prompt, PromptMode
+from masklet_client.client import Client, connect
+from masklet_client.events import (
+    Dropped,
+    Event,
+    GoAway,
+    ImageResult,
+    Limits,
+    ObjectResult,
+    Opened,
+    PromptApplied,
+    RequestFailed,
+    Result,
+    ServerDescription,
+)
+from masklet_client.serving import wait_until_serving
+from masklet_client.settings import StreamSettings
+from masklet_client.stream import TrackStream
+
+__all__ = [
+    "Client",
+    "DropPolicy",
+    "Dropped",
+    "Event",
+    "FrameCodec",
+    "GoAway",
+    "ImageResult",
+    "Limits",
+    "MaskEncoding",
+    "ObjectResult",
+    "ObjectState",
+    "Opened",
+    "Profile",
+    "Prompt",
+    "PromptApplied",
+    "PromptMode",
+    "RequestFailed",
+    "Result",
+    "ServerDescription",
+    "StreamSettings",
+    "TrackStream",
+    "connect",
+    "wait_until_serving",
+]

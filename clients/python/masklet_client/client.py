@@ -1,0 +1,182 @@
+"""A connection to a masklet server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Self, Unpack
+
+import grpc
+import grpc.aio
+
+from masklet.codecs.frames import encode_frame
+from masklet.errors import InvalidFrame
+from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
+from masklet.v1 import segmentation_pb2 as pb
+from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from masklet_client.events import Event, ImageResult, Result, ServerDescription
+from masklet_client.following import Prompts, follow
+from masklet_client.prompt_check import check_prompt
+from masklet_client.settings import StreamOptions, StreamSettings
+from masklet_client.status import error_from_rpc
+from masklet_client.stream import TrackStream
+from masklet_client.wire import (
+    codec_to_proto,
+    description_from_proto,
+    encoding_to_proto,
+    image_result_from_proto,
+    profile_to_proto,
+    prompts_to_proto,
+)
+
+DEFAULT_ADDRESS = "localhost:50051"
+CONNECT_TIMEOUT_S = 10.0
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    ("grpc.max_send_message_length", 64 * 1024 * 1024),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+class Client:
+    """A connection; get one from `connect`. Any number of streams may be open on it.
+
+    Attributes:
+        address: host:port.
+        server: the model behind it and its limits, as told when the connection was made.
+    """
+
+    server: ServerDescription
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        """See `connect`."""
+        self.address = address
+        self._credentials, self._metadata, self._timeout_s = credentials, tuple(metadata), timeout_s
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        Raises:
+            BackendUnavailable: nobody answers at the address.
+            AccessDenied: the server does not let this client in.
+        """
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(self.address, self._credentials, options=_CHANNEL_OPTIONS)
+        self._stub = SegmentationServiceStub(self._channel)
+        try:
+            self.server = await self.describe()
+        except BaseException:
+            await self._channel.close(None)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._channel.close(None)
+
+    async def describe(self) -> ServerDescription:
+        """Ask what runs on the server now."""
+        try:
+            answer = await self._stub.DescribeModel(
+                pb.DescribeModelRequest(), timeout=self._timeout_s, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, self.address) from error
+        return description_from_proto(answer)
+
+    def track(
+        self,
+        size: tuple[int, int],
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> TrackStream:
+        """A stream for frames of `size` (height, width); `async with` opens it. Options as in `StreamSettings`.
+
+        Raises:
+            InvalidOpen: an option that is not offered.
+        """
+        settings = StreamSettings.of(size, options)
+        return TrackStream(
+            lambda: self._stub.Track(metadata=self._metadata),  # type: ignore[call-arg]
+            settings,
+            address=self.address,
+            on_event=on_event,
+        )
+
+    def follow(
+        self,
+        frames: Iterable[ImageArray] | AsyncIterable[ImageArray],
+        prompts: Prompts,
+        *,
+        in_flight: int = 8,
+        **options: Unpack[StreamOptions],
+    ) -> AsyncIterator[Result]:
+        """Send all `frames`, yield the result of each, in order; see `masklet_client.following.follow`."""
+        return follow(self, frames, prompts, in_flight=in_flight, **options)
+
+    async def segment(
+        self,
+        image: ImageArray | bytes,
+        prompts: Iterable[Prompt],
+        *,
+        codec: FrameCodec = FrameCodec.JPEG,
+        mask_encoding: MaskEncoding = MaskEncoding.RLE,
+        profile: Profile | None = None,
+    ) -> ImageResult:
+        """Masks for one image: [H, W, 3] uint8 RGB (sent as PNG, so unchanged), or an encoded image of `codec`.
+
+        Raises:
+            InvalidPrompt: a prompt that makes no sense.
+            InvalidFrame: an image that cannot be read.
+        """
+        payload = image
+        if not isinstance(payload, bytes):
+            codec, payload = FrameCodec.PNG, _encoded(image, prompts := list(prompts))
+        request = pb.SegmentImageRequest(
+            codec=codec_to_proto(codec),
+            payload=payload,
+            prompts=[message for prompt in prompts for message in prompts_to_proto(prompt)],
+            mask_encoding=encoding_to_proto(mask_encoding),
+            profile=profile_to_proto(profile),
+        )
+        try:
+            return image_result_from_proto(await self._stub.SegmentImage(request, metadata=self._metadata))
+        except grpc.aio.AioRpcError as error:
+            raise error_from_rpc(error, self.address) from error
+
+
+def connect(
+    address: str = DEFAULT_ADDRESS,
+    *,
+    credentials: grpc.ChannelCredentials | None = None,
+    metadata: Sequence[tuple[str, str]] = (),
+    timeout_s: float = CONNECT_TIMEOUT_S,
+) -> Client:
+    """A client for the server at `address` (host:port); `async with` connects it.
+
+    Args:
+        address: host:port.
+        credentials: for TLS, from `grpc.ssl_channel_credentials`; None: plain text.
+        metadata: sent with every call, for example `("authorization", "Bearer ...")`.
+        timeout_s: how long the server may take to answer when connecting.
+    """
+    return Client(address, credentials=credentials, metadata=metadata, timeout_s=timeout_s)
+
+
+def _encoded(image: ImageArray | bytes, prompts: Iterable[Prompt]) -> bytes:
+    if isinstance(image, bytes):
+        raise InvalidFrame("image is encoded already")
+    for prompt in prompts:
+        check_prompt(prompt, (image.shape[0], image.shape[1]))
+    return encode_frame(FrameCodec.PNG, image)

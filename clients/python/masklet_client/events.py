@@ -1,0 +1,209 @@
+"""What a stream answers, as plain frozen values.
+
+Result          masks for one frame
+Dropped         a frame that is not going to be answered
+PromptApplied   a prompt took effect
+RequestFailed   a request could not be carried out; the stream goes on
+GoAway          the server is draining
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from masklet.codecs.masks import decode_mask
+from masklet.errors import MaskletError
+from masklet.types import (
+    DropPolicy,
+    DropReason,
+    FloatArray,
+    MaskArray,
+    MaskEncoding,
+    ModelDescription,
+    ObjectState,
+    Profile,
+    Size,
+    StateOrigin,
+)
+
+BoxEdges = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the server allows."""
+
+    max_frame_bytes: int
+    max_frame_height: int
+    max_frame_width: int
+    max_frame_pixels: int
+    max_objects: int
+    max_points_per_prompt: int
+    max_prompts_per_frame: int
+    history_frames: int
+    idle_timeout_s: float
+    resume_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDescription:
+    """The model behind a server, what it accepts, and its version."""
+
+    model: ModelDescription
+    limits: Limits
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session is open; policy, profile and encoding are those in force."""
+
+    session_id: str
+    limits: Limits
+    state_origin: StateOrigin
+    resume_token: bytes
+    next_seq: int
+    drop_policy: DropPolicy
+    profile: Profile
+    mask_encoding: MaskEncoding
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time of one frame went in the server, in seconds."""
+
+    queue_s: float
+    decode_s: float
+    inference_s: float
+    encode_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class ObjectResult:
+    """One object on one frame.
+
+    Attributes:
+        object_id: the id given in the prompt.
+        state: visible, absent, reappeared or lost.
+        box: (x_min, y_min, x_max, y_max) pixels, maxima exclusive; None when absent.
+        area_px: pixels set in the mask.
+        score: object score logit; above 0 the object is present.
+        iou: the model's own estimate of the mask's IoU, 0 to 1.
+        size: (height, width) of the mask.
+        mask_encoding: how `mask_bytes` is encoded.
+        mask_bytes: the mask as sent.
+        logits: [h, w] float32 low-resolution logits, if asked for.
+    """
+
+    object_id: int
+    state: ObjectState
+    box: BoxEdges | None
+    area_px: int
+    score: float
+    iou: float
+    size: Size
+    mask_encoding: MaskEncoding
+    mask_bytes: bytes
+    logits: FloatArray | None = None
+
+    @property
+    def visible(self) -> bool:
+        """Whether the object is seen on this frame."""
+        return self.state in (ObjectState.VISIBLE, ObjectState.REAPPEARED)
+
+    @cached_property
+    def mask(self) -> MaskArray:
+        """[H, W] bool of the frame's size, read-only; decoded when first asked for.
+
+        Raises:
+            InvalidPrompt: the stream was opened with mask encoding "none".
+        """
+        if self.mask_bytes or self.mask_encoding is MaskEncoding.NONE:
+            decoded = decode_mask(self.mask_bytes, self.mask_encoding, self.size)
+        else:
+            decoded = np.zeros(self.size, np.bool_)
+        decoded.flags.writeable = False
+        return decoded
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """Masks for one frame.
+
+    Attributes:
+        frame_seq: what `send` returned for the frame.
+        frame_index: the frame's place among all frames sent on this stream, from 0.
+        capture_time_ns: as given to `send`, nanoseconds since the epoch.
+        received_time_ns: when the answer arrived, by the same clock.
+        objects: one per object, by rising object id.
+        timing: where the time went in the server.
+        revised: whether this replaces an earlier answer for the same frame.
+    """
+
+    frame_seq: int
+    frame_index: int
+    capture_time_ns: int
+    received_time_ns: int
+    objects: tuple[ObjectResult, ...]
+    timing: Timing
+    revised: bool
+
+    def __getitem__(self, object_id: int) -> ObjectResult:
+        """The object with this id; KeyError if it is not tracked."""
+        for found in self.objects:
+            if found.object_id == object_id:
+                return found
+        raise KeyError(f"object {object_id} is not tracked; ids: {[o.object_id for o in self.objects]}")
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds from capture to arrival of the answer."""
+        return (self.received_time_ns - self.capture_time_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A frame that is not going to be answered."""
+
+    frame_seq: int
+    frame_index: int
+    reason: DropReason
+
+
+@dataclass(frozen=True, slots=True)
+class PromptApplied:
+    """A prompt took effect on a frame; the numbers are what `click` (or `box`, ...) and `send` returned."""
+
+    prompt_seq: int
+    frame_seq: int
+    object_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """A request could not be carried out; `error` is one of `masklet.errors`. The stream goes on."""
+
+    request_seq: int
+    error: MaskletError
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """The server is draining and ends the stream at `deadline_ns` (nanoseconds since the epoch)."""
+
+    resume_token: bytes
+    deadline_ns: int
+
+
+Event = Result | Dropped | PromptApplied | RequestFailed | GoAway
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageResult:
+    """Masks for one image, one per object, by rising object id."""
+
+    objects: tuple[ObjectResult, ...]
+    timing: Timing

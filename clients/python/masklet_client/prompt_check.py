@@ -1,0 +1,43 @@
+"""Prompts that make no sense are refused before they are sent: the caller's line is in the traceback."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from masklet.errors import InvalidPrompt
+from masklet.types import Prompt, Size
+
+_MAX_OBJECT_ID = 2**31 - 1
+
+
+def check_prompt(prompt: Prompt, size: Size) -> None:
+    """Raises InvalidPrompt, naming the value and the limit, if `prompt` cannot be for a frame of `size`."""
+    if not 1 <= prompt.object_id <= _MAX_OBJECT_ID:
+        raise InvalidPrompt(f"object id {prompt.object_id} must be 1 to {_MAX_OBJECT_ID}")
+    if prompt.mask is None and prompt.box is None and not len(prompt.points):
+        raise InvalidPrompt(f"prompt for object {prompt.object_id} has no point, box or mask")
+    if len(prompt.points) != len(prompt.labels) or not np.isin(prompt.labels, (0, 1)).all():
+        raise InvalidPrompt(
+            f"labels are {prompt.labels.tolist()}: one per point, 1 include or 0 exclude; {len(prompt.points)} points"
+        )
+    for x, y in prompt.points.tolist():
+        if not (0 <= x <= size[1] and 0 <= y <= size[0]):
+            raise InvalidPrompt(
+                f"click at {x:g},{y:g} lies outside the frame, which is {size[1]} wide and {size[0]} high"
+            )
+    if prompt.box is not None:
+        _check_box(prompt, size)
+    if prompt.mask is not None and prompt.mask.shape != size:
+        raise InvalidPrompt(f"mask is {list(prompt.mask.shape)} (height, width), the frame is {list(size)}")
+
+
+def _check_box(prompt: Prompt, size: Size) -> None:
+    edges = np.asarray(prompt.box, np.float64).tolist()
+    if len(edges) != 4:
+        raise InvalidPrompt(f"box has {len(edges)} numbers, must be x_min, y_min, x_max, y_max")
+    x_min, y_min, x_max, y_max = edges
+    named = ",".join(f"{edge:g}" for edge in edges)
+    if not (x_min < x_max and y_min < y_max):
+        raise InvalidPrompt(f"box {named} is empty or inside out; it is x_min,y_min,x_max,y_max")
+    if x_min < 0 or y_min < 0 or x_max > size[1] or y_max > size[0]:
+        raise InvalidPrompt(f"box {named} reaches outside the frame, which is {size[1]} wide and {size[0]} high")

@@ -1,0 +1,93 @@
+"""How a stream is opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypedDict, TypeVar
+
+from masklet.errors import InvalidOpen
+from masklet.types import DropPolicy, FrameCodec, MaskEncoding, Profile, Size
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class StreamOptions(TypedDict, total=False):
+    """Keywords of `Client.track`; see `StreamSettings`. Enumerations may be given by value, such as "jpeg"."""
+
+    codec: FrameCodec | str
+    policy: DropPolicy | str
+    mask_encoding: MaskEncoding | str
+    profile: Profile | str | None
+    frame_rate_hz: float
+    max_staleness_s: float | None
+    with_logits: bool
+    corrections_as_conditioning: bool | None
+    max_conditioning_frames: int
+    jpeg_quality: int
+    raise_request_errors: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSettings:
+    """How a stream is opened.
+
+    Attributes:
+        size: (height, width) of every frame.
+        codec: how frames are sent: "jpeg", "png" or "rgb8".
+        policy: "latest" answers the newest frame and reports the others as dropped; "block" answers every frame.
+        mask_encoding: "rle", "png", "bits" or "none".
+        profile: "interactive" or "vos"; None: the server's default.
+        frame_rate_hz: frames per second meant to be sent; 0: unknown.
+        max_staleness_s: with "latest", older frames are dropped; None: never.
+        with_logits: results carry low-resolution logits.
+        corrections_as_conditioning: corrections stay in memory for good; None: as the profile says.
+        max_conditioning_frames: prompted frames attended to at most; 0: the server's default.
+        jpeg_quality: 1 to 95, for arrays sent as JPEG.
+        raise_request_errors: iterating over results raises when the server refuses a request. Otherwise the refusal
+            is logged as a warning, kept in `TrackStream.failures`, and the loop goes on: one corrupt frame does not
+            end an hour of tracking.
+    """
+
+    size: Size
+    codec: FrameCodec = FrameCodec.JPEG
+    policy: DropPolicy = DropPolicy.LATEST
+    mask_encoding: MaskEncoding = MaskEncoding.RLE
+    profile: Profile | None = None
+    frame_rate_hz: float = 0.0
+    max_staleness_s: float | None = None
+    with_logits: bool = False
+    corrections_as_conditioning: bool | None = None
+    max_conditioning_frames: int = 0
+    jpeg_quality: int = 90
+    raise_request_errors: bool = False
+
+    @classmethod
+    def of(cls, size: Size, options: StreamOptions) -> StreamSettings:
+        """Settings from keywords.
+
+        Raises:
+            InvalidOpen: a value that is not offered; the message lists those that are.
+        """
+        height, width = (int(side) for side in size)
+        if min(height, width) < 1:
+            raise InvalidOpen(f"size is {height} x {width} (height x width), must be at least 1 x 1", field="size")
+        rest = {key: value for key, value in options.items() if key not in _CHOICES}
+        chosen = {key: _choice(kind, key, options[key]) for key, kind in _CHOICES.items() if key in options}  # type: ignore[literal-required]
+        return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
+
+
+_CHOICES: dict[str, type[StrEnum]] = {
+    "codec": FrameCodec,
+    "policy": DropPolicy,
+    "mask_encoding": MaskEncoding,
+    "profile": Profile,
+}
+
+
+def _choice(kind: type[Choice], key: str, value: str | None) -> Choice | None:
+    try:
+        return None if value is None else kind(value)
+    except ValueError:
+        offered = ", ".join(sorted(kind))
+        raise InvalidOpen(f"{key} is {value!r}, must be one of: {offered}", field=key) from None

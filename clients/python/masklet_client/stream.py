@@ -1,0 +1,246 @@
+"""One open stream: frames and prompts go in, results come out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from masklet.codecs.frames import encode_frame
+from masklet.errors import BackendUnavailable, InvalidFrame, ProtocolViolation
+from masklet.types import ImageArray, MaskArray, Prompt, PromptMode
+from masklet.v1 import segmentation_pb2 as pb
+from masklet_client.events import Event, GoAway, Opened, RequestFailed, Result
+from masklet_client.inbox import Inbox
+from masklet_client.outbox import Call, Outbox
+from masklet_client.prompt_check import check_prompt
+from masklet_client.reader import Reader
+from masklet_client.settings import StreamSettings
+from masklet_client.wire import frame_to_proto, open_to_proto, prompts_to_proto
+
+OPEN_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 5.0
+_HURRIED_CLOSE_TIMEOUT_S = 1.0
+_BUFFERED_EVENTS = 256
+logger = logging.getLogger("masklet_client")
+
+
+class TrackStream:
+    """An open stream; get one from `Client.track`. Iterating yields `Result`s, `events()` everything.
+
+    Read while you send, or in turn: at most 256 unread events are kept, then the server waits for you. Sending and
+    reading may happen in different tasks, and either may be cancelled without harm to the stream.
+
+    Attributes:
+        settings: as asked for.
+        opened: as granted.
+    """
+
+    opened: Opened
+
+    def __init__(
+        self,
+        start: Callable[[], Call],
+        settings: StreamSettings,
+        *,
+        address: str,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        """`start` begins the call; `on_event` is called with every event as it arrives, and must not block."""
+        self.settings = settings
+        self._start, self._address, self._on_event = start, address, on_event
+        self._inbox = Inbox(_BUFFERED_EVENTS)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._finished = self._closed = False
+
+    async def __aenter__(self) -> Self:
+        """Open the session; raises whatever the server refuses it with."""
+        self._call = self._start()
+        self._outbox = Outbox(self._call)
+        self._reader = Reader(self._call, self._inbox, address=self._address, on_event=self._on_event)
+        self._tasks = [asyncio.create_task(self._outbox.write())]
+        try:
+            await self._open()
+        except BaseException:
+            await self._stop()
+            raise
+        self._reading = asyncio.create_task(self._reader.read())
+        self._tasks += [self._reading, asyncio.create_task(self._outbox.keep_alive())]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream; raises what broke it, if nobody was told yet."""
+        unseen = self._inbox.unseen_error
+        await self.close(timeout_s=CLOSE_TIMEOUT_S if error is None else _HURRIED_CLOSE_TIMEOUT_S)
+        if error is None and unseen is not None:
+            raise unseen
+
+    async def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
+        """Send the next frame; waits while the server is behind (policy "block") or the network is slow.
+
+        Args:
+            frame: [H, W, 3] uint8 RGB of the stream's size, or an encoded payload of the stream's codec.
+            capture_time_ns: nanoseconds since the epoch; None: now. Echoed in the result.
+
+        Returns:
+            The frame's seq, as in `Result.frame_seq`.
+
+        Raises:
+            InvalidFrame: an array of another shape or dtype.
+        """
+        captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
+        payload = frame if isinstance(frame, bytes) else await self._encode(frame)
+        seq = await self._post(frame=frame_to_proto(payload, captured_ns))
+        self._reader.expect(seq)
+        return seq
+
+    async def prompt(self, prompt: Prompt, *, frame_seq: int = 0) -> int:
+        """Say something about an object on the next frame (0), or on an answered one still in the history window.
+
+        Returns:
+            The prompt's seq, as in `PromptApplied.prompt_seq`; the last one, if it took two messages (box and points).
+
+        Raises:
+            InvalidPrompt: it makes no sense for frames of this size.
+        """
+        check_prompt(prompt, self.settings.size)
+        seq = 0
+        for message in prompts_to_proto(prompt, frame_seq):
+            seq = await self._post(prompt=message)
+        return seq
+
+    async def click(
+        self,
+        object_id: int,
+        point: tuple[float, float],
+        label: int = 1,
+        *,
+        frame_seq: int = 0,
+        mode: PromptMode = PromptMode.REFINE,
+    ) -> int:
+        """Click at (x, y): label 1 is on the object, 0 is not. Adds to other clicks on the object and frame."""
+        clicks = Prompt.clicks(object_id, [point], [label], keep_old_points=True, mode=mode)
+        return await self.prompt(clicks, frame_seq=frame_seq)
+
+    async def box(self, object_id: int, edges: tuple[float, float, float, float], *, frame_seq: int = 0) -> int:
+        """Draw a box (x_min, y_min, x_max, y_max) around an object; replaces clicks on the object and frame."""
+        return await self.prompt(Prompt(object_id, box=np.asarray(edges, np.float32)), frame_seq=frame_seq)
+
+    async def mask(self, object_id: int, mask: MaskArray, *, frame_seq: int = 0) -> int:
+        """Give an object's mask, [H, W] bool of the frame's size."""
+        return await self.prompt(Prompt(object_id, mask=np.asarray(mask, np.bool_)), frame_seq=frame_seq)
+
+    async def remove(self, object_id: int) -> int:
+        """Forget one object from the next frame on."""
+        return await self._post(remove_object=pb.RemoveObject(object_id=object_id))
+
+    async def reset(self) -> int:
+        """Forget all objects from the next frame on."""
+        return await self._post(reset=pb.Reset())
+
+    async def finish(self) -> None:
+        """Nothing more is sent; iteration ends once the frames already sent are answered."""
+        if not self._finished and not self._inbox.ended:
+            self._finished = True
+            await self._outbox.post(close=pb.Close())
+            await self._outbox.finish()
+
+    async def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """End the stream; answers not read yet are lost. Cut off if the server does not end it in time."""
+        if self._closed:
+            return
+        self._closed = True
+        self._inbox.discard()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.finish()
+                await asyncio.wait([self._reading])
+        except TimeoutError:
+            logger.warning("%s did not end the stream within %g s: cut off", self._address, timeout_s)
+        finally:
+            await self._stop()
+
+    @property
+    def dropped(self) -> int:
+        """Frames the server did not answer so far."""
+        return self._reader.dropped
+
+    @property
+    def failures(self) -> Sequence[RequestFailed]:
+        """The last 256 refused requests."""
+        return tuple(self._reader.failures)
+
+    @property
+    def resume_token(self) -> bytes:
+        """The session's newest token."""
+        return self._reader.resume_token
+
+    @property
+    def go_away(self) -> GoAway | None:
+        """Set once the server drains."""
+        return self._reader.go_away
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Result:
+        while (event := await self._inbox.get()) is not None:
+            if isinstance(event, Result):
+                return event
+            if isinstance(event, RequestFailed) and self.settings.raise_request_errors:
+                raise event.error
+        raise StopAsyncIteration
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """Everything the server says, in order. Use this or iterate over results: an event is given out once."""
+        while (event := await self._inbox.get()) is not None:
+            yield event
+
+    def latest(self) -> Result | None:
+        """The newest result that has arrived and was not read, without waiting; older ones are skipped."""
+        newest: Result | None = None
+        while (event := self._inbox.take()) is not None:
+            newest = event if isinstance(event, Result) else newest
+        if newest is None and self._inbox.ended and self._inbox.error is not None:
+            raise self._inbox.error
+        return newest
+
+    async def _encode(self, image: ImageArray) -> bytes:
+        if image.shape[:2] != self.settings.size:
+            height, width = self.settings.size
+            raise InvalidFrame(f"image is {list(image.shape)}, the stream was opened for [{height}, {width}, 3]")
+        return await asyncio.to_thread(encode_frame, self.settings.codec, image, quality=self.settings.jpeg_quality)
+
+    async def _post(self, **body: object) -> int:
+        if self._finished or self._closed:
+            raise ProtocolViolation("nothing can be sent after `finish` or `close`")
+        self._raise_if_ended()
+        seq = await self._outbox.post(**body)
+        self._raise_if_ended()
+        return seq
+
+    def _raise_if_ended(self) -> None:
+        if self._inbox.ended:
+            raise self._inbox.error or ProtocolViolation("the server has ended the stream")
+
+    async def _open(self) -> None:
+        await self._outbox.post(open=open_to_proto(self.settings))
+        try:
+            self.opened = await asyncio.wait_for(self._reader.read_opened(), OPEN_TIMEOUT_S)
+        except TimeoutError as error:
+            message = f"{self._address} did not answer `open` within {OPEN_TIMEOUT_S:g} s"
+            raise BackendUnavailable(message) from error
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        self._call.cancel()
+        self._inbox.end(None)
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,231 @@
+"""The client without `await`: the same names, run by an event loop in a thread of its own.
+
+with masklet_client.sync.connect("localhost:50051") as client:
+with client.track(size=(720, 1280)) as stream:
+stream.click(1, (640, 360))
+stream.send(frame)
+result = next(stream)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from masklet.types import FrameCodec, ImageArray, MaskArray, MaskEncoding, Profile, Prompt, PromptMode
+from masklet_client import client as asynchronous
+from masklet_client.events import Event, ImageResult, Opened, RequestFailed, Result, ServerDescription
+from masklet_client.following import Prompts
+from masklet_client.settings import StreamOptions
+from masklet_client.stream import TrackStream as AsyncTrackStream
+
+Answer = TypeVar("Answer")
+
+
+class _Loop:
+    """An event loop in a daemon thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="masklet-client", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
+        """Wait for `work`; Ctrl-C while waiting cancels it."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+class Client:
+    """A connection; see `masklet_client.Client`."""
+
+    def __init__(self, inner: asynchronous.Client) -> None:
+        """`inner`: not yet connected."""
+        self._inner = inner
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Connect; raises as `masklet_client.Client` does."""
+        with ExitStack() as held:
+            self._loop = held.enter_context(_Loop())
+            self._loop.run(self._inner.__aenter__())
+            held.callback(lambda: self._loop.run(self._inner.__aexit__(None, None, None)))
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    @property
+    def server(self) -> ServerDescription:
+        """The model behind the server, and its limits."""
+        return self._inner.server
+
+    def describe(self) -> ServerDescription:
+        """Ask what runs on the server now."""
+        return self._loop.run(self._inner.describe())
+
+    def track(
+        self,
+        size: tuple[int, int],
+        *,
+        on_event: Callable[[Event], None] | None = None,
+        **options: Unpack[StreamOptions],
+    ) -> TrackStream:
+        """A stream for frames of `size` (height, width); `with` opens it. `on_event` runs in the loop's thread."""
+        return TrackStream(self._loop, self._inner.track(size, on_event=on_event, **options))
+
+    @contextmanager
+    def _followed(self, frames: Iterable[ImageArray], prompts: Prompts, **rest: Any) -> Iterator[Any]:
+        results = self._inner.follow(frames, prompts, **rest)
+        try:
+            yield results
+        finally:
+            self._loop.run(results.aclose())
+
+    def follow(
+        self, frames: Iterable[ImageArray], prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
+    ) -> Iterator[Result]:
+        """Send all `frames`, yield the result of each, in order."""
+        with self._followed(frames, prompts, in_flight=in_flight, **options) as results:
+            while (result := self._loop.run(_next_or_none(results))) is not None:
+                yield result
+
+    def segment(
+        self,
+        image: ImageArray | bytes,
+        prompts: Iterable[Prompt],
+        *,
+        codec: FrameCodec = FrameCodec.JPEG,
+        mask_encoding: MaskEncoding = MaskEncoding.RLE,
+        profile: Profile | None = None,
+    ) -> ImageResult:
+        """Masks for one image."""
+        work = self._inner.segment(image, prompts, codec=codec, mask_encoding=mask_encoding, profile=profile)
+        return self._loop.run(work)
+
+
+class TrackStream:
+    """An open stream; see `masklet_client.TrackStream`. Iterating waits for the next result."""
+
+    def __init__(self, loop: _Loop, inner: AsyncTrackStream) -> None:
+        """`inner`: not yet opened."""
+        self._loop, self._inner = loop, inner
+
+    def __enter__(self) -> Self:
+        """Open the session; raises whatever the server refuses it with."""
+        self._loop.run(self._inner.__aenter__())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.run(self._inner.__aexit__(kind, error, trace))
+
+    @property
+    def opened(self) -> Opened:
+        """As granted."""
+        return self._inner.opened
+
+    @property
+    def dropped(self) -> int:
+        """Frames the server did not answer so far."""
+        return self._inner.dropped
+
+    @property
+    def failures(self) -> tuple[RequestFailed, ...]:
+        """The last 256 refused requests."""
+        return tuple(self._inner.failures)
+
+    def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
+        """Send the next frame; returns its seq."""
+        return self._loop.run(self._inner.send(frame, capture_time_ns=capture_time_ns))
+
+    def prompt(self, prompt: Prompt, *, frame_seq: int = 0) -> int:
+        """Say something about an object on the next frame (0) or an answered one."""
+        return self._loop.run(self._inner.prompt(prompt, frame_seq=frame_seq))
+
+    def click(
+        self,
+        object_id: int,
+        point: tuple[float, float],
+        label: int = 1,
+        *,
+        frame_seq: int = 0,
+        mode: PromptMode = PromptMode.REFINE,
+    ) -> int:
+        """Click at (x, y): label 1 is on the object, 0 is not."""
+        return self._loop.run(self._inner.click(object_id, point, label, frame_seq=frame_seq, mode=mode))
+
+    def box(self, object_id: int, edges: tuple[float, float, float, float], *, frame_seq: int = 0) -> int:
+        """Draw a box (x_min, y_min, x_max, y_max) around an object."""
+        return self._loop.run(self._inner.box(object_id, edges, frame_seq=frame_seq))
+
+    def mask(self, object_id: int, mask: MaskArray, *, frame_seq: int = 0) -> int:
+        """Give an object's mask, [H, W] bool of the frame's size."""
+        return self._loop.run(self._inner.mask(object_id, mask, frame_seq=frame_seq))
+
+    def remove(self, object_id: int) -> int:
+        """Forget one object from the next frame on."""
+        return self._loop.run(self._inner.remove(object_id))
+
+    def reset(self) -> int:
+        """Forget all objects from the next frame on."""
+        return self._loop.run(self._inner.reset())
+
+    def finish(self) -> None:
+        """Nothing more is sent; iteration ends once the frames already sent are answered."""
+        self._loop.run(self._inner.finish())
+
+    def close(self) -> None:
+        """End the stream; answers not read yet are lost."""
+        self._loop.run(self._inner.close())
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Result:
+        result = self._loop.run(_next_or_none(self._inner))
+        if result is None:
+            raise StopIteration
+        return result
+
+    def events(self) -> Iterator[Event]:
+        """Everything the server says, in order."""
+        events = self._inner.events()
+        while (event := self._loop.run(_next_or_none(events))) is not None:
+            yield event
+
+    def latest(self) -> Result | None:
+        """The newest result that has arrived and was not read, without waiting; older ones are skipped."""
+        return self._loop.run(self._latest())
+
+    async def _latest(self) -> Result | None:
+        return self._inner.latest()
+
+
+def connect(address: str = asynchronous.DEFAULT_ADDRESS, **settings: Any) -> Client:
+    """A client for the server at `address`; `with` connects it. Settings as in `masklet_client.connect`."""
+    return Client(asynchronous.connect(address, **settings))
+
+
+async def _next_or_none(answers: Any) -> Any:
+    return await anext(answers, None)
