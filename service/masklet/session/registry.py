@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from masklet.errors import AdmissionRefused, ServerDraining, SessionNotFound
+from masklet.errors import AdmissionRefused, MaskletError, ServerDraining, SessionNotFound
 from masklet.observability.metrics import Metrics
 from masklet.types import Size
 
@@ -45,6 +45,8 @@ class SessionRecord:
     Attributes:
         ordered: set when `closing` or `drain_at_s` changes; the stream waits for it.
         closing: an operator wants the session ended.
+        stepping: whether the backend works for the session now.
+        last_step_s: when it last finished doing so.
         drain_at_s: when a draining session must have ended, on the registry's clock; None: not draining.
     """
 
@@ -57,6 +59,8 @@ class SessionRecord:
         self.objects = 0
         self.frames_answered = 0
         self.frames_dropped = 0
+        self.stepping = False
+        self.last_step_s = now_s
         self.ordered = asyncio.Event()
         self.closing = False
         self.drain_at_s: float | None = None
@@ -128,26 +132,20 @@ class SessionRegistry:
             ServerDraining: the server is going away.
             AdmissionRefused: `max_sessions` are open.
         """
-        try:
-            self.check_room()
-        except (ServerDraining, AdmissionRefused) as error:
-            if self._metrics:
-                self._metrics.sessions_rejected.labels(error.reason).inc()
-            raise
+        self.check_draining()
+        if len(self._records) >= self._max_sessions:
+            message = f"{len(self._records)} sessions are open, the limit is {self._max_sessions}"
+            raise self._rejected(AdmissionRefused(message, retry_after_s=RETRY_AFTER_S))
         record = SessionRecord(session_id, peer=peer, size=size, now_s=self._clock())
         self._records[session_id] = record
         self._changed()
         return record
 
-    def check_room(self) -> None:
-        """Raises what `add` would raise now."""
+    def check_draining(self) -> None:
+        """Raises ServerDraining if the server is going away."""
         if self.draining:
-            raise ServerDraining("the server is draining; open the session on another", retry_after_s=RETRY_AFTER_S)
-        if len(self._records) >= self._max_sessions:
-            raise AdmissionRefused(
-                f"{len(self._records)} sessions are open, the limit is {self._max_sessions}",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            message = "the server is draining; open the session on another"
+            raise self._rejected(ServerDraining(message, retry_after_s=RETRY_AFTER_S))
 
     def remove(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""
@@ -193,6 +191,11 @@ class SessionRegistry:
         except TimeoutError:
             return False
         return True
+
+    def _rejected(self, error: MaskletError) -> MaskletError:
+        if self._metrics:
+            self._metrics.sessions_rejected.labels(error.reason).inc()
+        return error
 
     def _changed(self) -> None:
         if self._records:
