@@ -1,10 +1,6 @@
 """Generates service/masklet/v1 from masklet/v1/*.proto, and holds the protos to their rules.
 
-    python protos/generate.py generate   write the generated code
-    python protos/generate.py check      is the generated code up to date?
-    python protos/generate.py lint       buf lint (protos/buf.yaml)
-    python protos/generate.py breaking   buf breaking against protos/released.binpb
-    python protos/generate.py release    make today's protos the released ones
+    python protos/generate.py generate | check | lint | breaking | release
 
 protoc builds one descriptor image, with the google protos from the installed packages, and buf reads only that image:
 nothing of third parties is committed, and buf has no reason to ask its registry.

@@ -1,0 +1,48 @@
+# Needs Python 3.11 or newer (with venv), make and a C compiler. Name another interpreter with `make PYTHON=...`.
+find_python = for p in python3 python3.13 python3.12 python3.11; do \
+  $$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+PYTHON ?= $(shell $(find_python))
+GPU_PYTHON ?= python3
+BIN := .venv/bin
+PY := $(BIN)/python
+READY := .venv/.ready
+SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check golden bench bench-gpu proto clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(READY)  ## create .venv and install masklet into it
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found; name one: make PYTHON=..." >&2; exit 1; }
+	@echo "Installing masklet and its dependencies into .venv with $(PYTHON); torch is large, this takes 1-3 minutes."
+	@$(PYTHON) -m venv .venv && $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,dev]' && touch $@
+
+demo: $(READY)  ## track an object through a small video, end to end
+	$(BIN)/masklet demo
+
+test: $(READY)  ## run all tests; pass options with ARGS=...
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+check: $(READY)  ## lint, format, types, fences between rooms, protos
+	$(BIN)/ruff check && $(BIN)/ruff format --check
+	$(BIN)/mypy && $(BIN)/lint-imports
+	$(PY) protos/generate.py check lint breaking
+
+golden: $(READY)  ## replay the recorded scenarios of the reference implementation
+	@for folder in $(SCENARIOS); do echo "$$folder" && $(BIN)/masklet verify $$folder || exit 1; done
+
+bench: $(READY)  ## measure on the CPU
+	$(PY) loadtests/bench_cpu.py $(ARGS)
+
+bench-gpu:  ## measure on a GPU, with GPU_PYTHON (needs torch, no .venv)
+	PYTHONPATH=service $(GPU_PYTHON) loadtests/bench_gpu.py $(ARGS)
+
+proto: $(READY)  ## regenerate service/masklet/v1 from protos/
+	$(PY) protos/generate.py generate
+
+clean:  ## remove .venv and everything generated but the protos' code
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
