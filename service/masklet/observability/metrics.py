@@ -50,6 +50,7 @@ class Metrics:
             buckets=DURATION_BUCKETS_S,
             registry=self.registry,
         )
+        self.rpcs = self._counter("rpcs", "Calls ended, by method and gRPC code.", "method", "code")
         self.stream_closed = self._counter("stream_closed", "Streams ended, by reason.", "reason")
         self.sessions_rejected = self._counter("sessions_rejected", "Sessions refused, by reason.", "reason")
 

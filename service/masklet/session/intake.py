@@ -18,7 +18,6 @@ from masklet.session.tracking import Tracking
 from masklet.session.validation import check_object_id, check_payload, check_prompt
 from masklet.types import DropReason
 
-
 MAX_WAITING_MASK_BYTES = 1 << 27
 """Mask prompts unpacked: a few bytes on the wire become a byte per pixel here. 64 masks of 1080p fit."""
 

@@ -1,0 +1,159 @@
+"""A backend without a network: masks that can be worked out by hand, for tests of servers and clients.
+
+What an object looks like on the frame it was prompted on:
+
+- clicks: a disc around the last include click, radius an eighth of the frame's shorter side (at least half a pixel);
+  exclude clicks alone give nothing
+- a box: the box, filled: pixels whose centre lies inside
+- a mask: that mask
+
+On each frame after that it has moved one pixel to the right. Once none of it is left, the object is absent (score -1,
+predicted IoU 0), else it is present (score 1, predicted IoU 1). Histories, unknown objects, errors and exported states
+behave as `masklet.backends.base` says. `mode` makes no difference: a prompt always settles the mask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from masklet.backends.fake_bank import Bank, pack, unpack
+from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
+from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Delay:
+    """Step number `step` of the backend, from 1 over all sessions (None: each one), takes `seconds` longer."""
+
+    seconds: float
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Step number `step` of the backend, from 1 over all sessions (None: each one), raises `error`."""
+
+    error: MaskletError
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Step number `step` of the backend, from 1 over all sessions (None: each one), waits until `release` is set."""
+
+    release: asyncio.Event
+    step: int | None = None
+
+
+Cue = Delay | Fault | Hold
+
+
+class FakeBackend:
+    """An exact, instant backend; `script` makes it slow or faulty.
+
+    Args:
+        script: cues, obeyed in the order listed; a step that raises or is cancelled leaves its session as it was.
+        input_size: model input size claimed; logits are of a quarter of it.
+    """
+
+    def __init__(self, script: Sequence[Cue] = (), *, input_size: int = 64) -> None:
+        self._script = tuple(script)
+        self._input_size = input_size
+        self._banks: dict[str, Bank] = {}
+        self._steps_started = 0
+        self._steps_done = 0
+        self._entered = False
+
+    async def __aenter__(self) -> Self:
+        """Ready at once."""
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Forgets all sessions."""
+        self._entered = False
+        self._banks.clear()
+
+    @property
+    def steps_started(self) -> int:
+        """Steps begun, all sessions."""
+        return self._steps_started
+
+    def describe(self) -> ModelDescription:
+        """Says that it is a fake."""
+        return ModelDescription(
+            model="fake",
+            weights_sha256="",
+            trained=False,
+            input_size=self._input_size,
+            backend="fake",
+            device="cpu",
+            precision="float32",
+        )
+
+    def stats(self) -> BackendStats:
+        """Each step counts as a batch of one."""
+        held = sum(bank.byte_count for bank in self._banks.values())
+        return BackendStats(len(self._banks), held, self._steps_done, self._steps_done)
+
+    async def open(self, session_id: str, settings: TrackSettings) -> None:
+        """Starts an empty bank. Raises BackendError if the id is already open."""
+        self._check_free(session_id)
+        self._banks[session_id] = Bank(settings)
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        """Tracks one frame, or corrects one; see `Backend.step` for errors."""
+        self._bank(session_id)
+        self._steps_started += 1
+        await self._perform(self._steps_started)
+        bank = self._bank(session_id).copy()  # committed only if nothing raises
+        result = bank.step(request, logits_size=self._input_size // 4)
+        self._banks[session_id] = bank
+        self._steps_done += 1
+        return result
+
+    async def export_state(self, session_id: str) -> bytes:
+        """The whole state. Raises SessionStateLost if the session is not open here."""
+        return pack(self._bank(session_id))
+
+    async def import_state(self, session_id: str, state: bytes) -> None:
+        """Opens a session with an exported state. Raises BackendError if the id is open or the state is not one."""
+        self._check_free(session_id)
+        self._banks[session_id] = unpack(state)
+
+    async def close(self, session_id: str) -> None:
+        """Forgets a session; an unknown one is no error."""
+        self._banks.pop(session_id, None)
+
+    async def _perform(self, number: int) -> None:
+        for cue in self._script:
+            if cue.step not in (None, number):
+                continue
+            if isinstance(cue, Delay):
+                await asyncio.sleep(cue.seconds)
+            elif isinstance(cue, Hold):
+                await cue.release.wait()
+            else:
+                raise cue.error
+        if not self._entered:
+            raise BackendUnavailable("the backend was left during the step")
+
+    def _bank(self, session_id: str) -> Bank:
+        if not self._entered:
+            raise BackendUnavailable("the backend was not entered, or was left")
+        bank = self._banks.get(session_id)
+        if bank is None:
+            raise SessionStateLost(f"session {session_id} is not open here; {len(self._banks)} are")
+        return bank
+
+    def _check_free(self, session_id: str) -> None:
+        if not self._entered:
+            raise BackendUnavailable("the backend was not entered, or was left")
+        if session_id in self._banks:
+            raise BackendError(f"session {session_id} is already open")
