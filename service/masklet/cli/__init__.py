@@ -1,0 +1,73 @@
+"""The `masklet` command. A command's module is imported only when asked for, so help needs neither torch nor grpc."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import masklet
+from masklet.errors import MaskletError
+
+_EXIT_ERROR = 2
+_EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """One command; `add_parser(subparsers)` of `module` sets the parser's default `run`, a function (args) -> int."""
+
+    name: str
+    module: str
+    summary: str
+
+
+_COMMANDS = (
+    _Command("serve", "masklet.cli.serve", "run the service"),
+    _Command("demo", "masklet.cli.demo", "see it work on a synthetic video"),
+    _Command("track", "masklet_client.cli", "send a video to a server and write its masks"),
+    _Command("segment", "masklet_client.cli", "send an image to a server and write its masks"),
+    _Command("verify", "masklet.cli.verify", "check this build against recorded results"),
+    _Command("weights", "masklet.cli.weights", "list, download, convert and inspect checkpoints"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. Errors of ours are one line on stderr and 2, Ctrl-C is 130."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = _parse(words)
+        status: int = args.run(args)
+        return status
+    except MaskletError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_ERROR
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="masklet", description=masklet.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"masklet {masklet.__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    wanted = next((command.module for command in _COMMANDS if command.name in words[:1]), None)
+    for command in _COMMANDS:
+        if command.module != wanted:
+            subparsers.add_parser(command.name, help=command.summary)
+    if wanted:
+        importlib.import_module(wanted).add_parser(subparsers)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        chosen = subparsers.choices.get(args.command, parser)
+        chosen.error(_unknown(unknown[0], chosen))
+    return args
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    flag = word.partition("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag, known, n=1)
+    return f"unknown argument {flag}" + (f"; did you mean {near[0]}?" if near else "")

@@ -1,0 +1,75 @@
+"""The two ports: gRPC for clients, HTTP for Prometheus. Port 0 means any free one; what was bound is reported."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import grpc.aio
+from prometheus_client import CollectorRegistry, start_http_server
+
+from masklet.config import LimitsConfig
+from masklet.errors import ConfigError
+
+_FRAME_SLACK_BYTES = 64 * 1024  # the message around a frame's payload
+_CALLS_BESIDE_STREAMS = 64  # health, reflection, operators, images
+_KEEPALIVE_S = 30.0
+_KEEPALIVE_TIMEOUT_S = 10.0
+_MIN_CLIENT_PING_S = 5.0
+
+
+def grpc_server(limits: LimitsConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:  # type: ignore[type-arg]
+    """A server that is not listening yet, with the limits of the transport set from `limits`."""
+    options = {
+        "grpc.max_receive_message_length": limits.max_frame_bytes + _FRAME_SLACK_BYTES,
+        "grpc.max_send_message_length": -1,  # our own answers; objects and frame size bound them
+        "grpc.keepalive_time_ms": round(_KEEPALIVE_S * 1000),
+        "grpc.keepalive_timeout_ms": round(_KEEPALIVE_TIMEOUT_S * 1000),
+        "grpc.http2.min_recv_ping_interval_without_data_ms": round(_MIN_CLIENT_PING_S * 1000),
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.so_reuseport": 0,  # else a second server on the port silently takes half of the streams
+    }
+    return grpc.aio.server(
+        interceptors=interceptors,
+        options=list(options.items()),
+        maximum_concurrent_rpcs=2 * limits.max_sessions + _CALLS_BESIDE_STREAMS,
+    )
+
+
+def bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:
+    """Binds `host`:`port` and returns the port.
+
+    Raises:
+        ConfigError: it is in use, or not ours to bind.
+    """
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {address} (server.host, server.port): in use, or no address of this machine",
+            field="server.port",
+        ) from error
+
+
+@asynccontextmanager
+async def metrics_endpoint(host: str, port: int, registry: CollectorRegistry) -> AsyncIterator[int]:
+    """Serves `registry` for Prometheus at http://host:port/metrics within the block; yields the port.
+
+    Raises:
+        ConfigError: the address is in use, or not ours to bind.
+    """
+    try:
+        httpd, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot serve metrics on {host}:{port} (server.metrics_host, server.metrics_port): {error.strerror}",
+            field="server.metrics_port",
+        ) from error
+    try:
+        yield httpd.server_port
+    finally:
+        await asyncio.to_thread(httpd.shutdown)
+        httpd.server_close()
+        thread.join()

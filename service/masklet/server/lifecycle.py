@@ -1,0 +1,213 @@
+"""From a configuration to a running service and back: start, ready, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+import masklet
+from masklet.backends.base import Backend
+from masklet.config import Config
+from masklet.config_file import check_config
+from masklet.errors import BackendUnavailable, ConfigError, MaskletError
+from masklet.observability.metrics import Metrics
+from masklet.observability.sampler import sample_forever
+from masklet.server.endpoints import bind_grpc, grpc_server, metrics_endpoint
+from masklet.server.interceptor import CallInterceptor
+from masklet.server.operator import SessionServicer
+from masklet.server.servicer import SegmentationServicer
+from masklet.server.signals import first_signal
+from masklet.session.context import StreamContext
+from masklet.session.registry import SessionRegistry
+from masklet.types import ModelDescription
+from masklet.v1 import segmentation_pb2, session_pb2
+from masklet.v1.segmentation_pb2_grpc import add_SegmentationServiceServicer_to_server
+from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
+
+SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
+SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_LOADING_RETRY_S = 2.0
+_STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
+_LOG = logging.getLogger(__name__)
+
+
+class Server:
+    """The service: entering it loads the model and listens, leaving it stops at once. `drain` comes before leaving.
+
+    The gRPC port answers from the start, so that probes see NOT_SERVING and clients a retryable error while the model
+    is being loaded.
+
+    Args:
+        config: where to listen, which backend, which limits.
+        backend: used instead of the one `config.server.backend` names.
+
+    Attributes:
+        config: as given.
+        port: the gRPC port, once bound.
+        metrics_port: the metrics port, once bound.
+        metrics: what is exported.
+        registry: the sessions.
+        ready: whether calls are accepted.
+    """
+
+    def __init__(self, config: Config, *, backend: Backend | None = None) -> None:
+        check_config(config)
+        self.config = config
+        self._backend = backend or make_backend(config)
+        self.metrics = Metrics()
+        self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
+        self.port = 0
+        self.metrics_port = 0
+        self.ready = False
+        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises ConfigError, WeightsError or BackendUnavailable."""
+        server = self.config.server
+        async with AsyncExitStack() as stack:
+            metrics = metrics_endpoint(server.metrics_host, server.metrics_port, self.metrics.registry)
+            self.metrics_port = await stack.enter_async_context(metrics)
+            await stack.enter_async_context(self._listening())
+            await stack.enter_async_context(self._backend)
+            stack.push_async_callback(self._end_streams)
+            await stack.enter_async_context(_background(sample_forever(self.metrics, self._backend.stats)))
+            self._describe_build()
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._stack = stack.pop_all()
+        self.ready = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop at once; streams still open end with UNAVAILABLE or are cut."""
+        await self._stack.aclose()
+        self.ready = False
+
+    def describe(self) -> ModelDescription:
+        """What runs here."""
+        return self._backend.describe()
+
+    async def drain(self) -> bool:
+        """Health off, no new sessions, all streams sent away; True if all ended within `drain_timeout_s`."""
+        timeout_s = self.config.server.drain_timeout_s
+        _LOG.info("draining", extra={"sessions": len(self.registry), "timeout_s": timeout_s})
+        await self._health.enter_graceful_shutdown()
+        self.registry.drain(timeout_s)
+        ended = await self.registry.wait_empty(timeout_s + _STOP_GRACE_S)
+        _LOG.info("drained", extra={"sessions_left": len(self.registry)})
+        return ended
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        config = self.config
+        self._grpc = grpc_server(config.limits, [CallInterceptor(self.metrics, refusal=self._refusal)])
+        self._add_services()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.port = bind_grpc(self._grpc, config.server.host, config.server.port)
+        await self._grpc.start()
+        try:
+            yield
+        finally:
+            await self._grpc.stop(None)
+
+    def _add_services(self) -> None:
+        config = self.config
+        context = StreamContext(self._backend, self.registry, config.limits, config.session, self.metrics)
+        names = [SEGMENTATION_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        add_SegmentationServiceServicer_to_server(SegmentationServicer(context), self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        if config.server.session_service:
+            add_SessionServiceServicer_to_server(SessionServicer(self.registry), self._grpc)
+            names.append(SESSION_SERVICE)
+        if config.server.reflection:
+            reflection.enable_server_reflection(names, self._grpc)
+
+    def _refusal(self) -> MaskletError | None:
+        if self.ready:
+            return None
+        return BackendUnavailable("the model is still being loaded", retry_after_s=_LOADING_RETRY_S)
+
+    async def _set_health(self, status: Any) -> None:
+        for service in ("", SEGMENTATION_SERVICE):
+            await self._health.set(service, status)
+
+    async def _end_streams(self) -> None:
+        """Streams free their sessions in the backend, so they end before it does."""
+        await self._grpc.stop(_STOP_GRACE_S if self.registry.draining else None)
+        await self.registry.wait_empty(_STOP_GRACE_S)
+
+    def _describe_build(self) -> None:
+        model = self._backend.describe()
+        self.metrics.build_info.info(
+            {"version": masklet.__version__, "model": model.model, "backend": model.backend, "device": model.device}
+        )
+
+
+async def serve(config: Config, *, ready: Callable[[Server], None] | None = None) -> None:
+    """Serves until SIGTERM or SIGINT, then drains and returns; a second signal exits at once.
+
+    `ready` is called once calls are accepted. Raises ConfigError, WeightsError or BackendUnavailable if that never
+    comes.
+    """
+    serving, asked, server = asyncio.current_task(), asyncio.Event(), Server(config)
+
+    def ask(received: signal.Signals) -> None:
+        _LOG.info("signal received", extra={"signal": received.name})
+        asked.set()
+        if serving and not server.ready:
+            serving.cancel()
+
+    try:
+        with first_signal(ask):
+            async with server:
+                if ready:
+                    ready(server)
+                await asked.wait()
+                await server.drain()
+    except asyncio.CancelledError:
+        if not asked.is_set():
+            raise
+
+
+def make_backend(config: Config) -> Backend:
+    """The backend `config.server.backend` names; what it needs is imported here and only here.
+
+    Raises:
+        ConfigError: the backend is unknown, or what it needs is not installed.
+    """
+    name = config.server.backend
+    if name == "fake":
+        from masklet.backends.fake import FakeBackend
+
+        return FakeBackend()
+    if name != "embedded":
+        raise ConfigError(f"server.backend is {name!r}, which this version does not have", field="server.backend")
+    try:
+        from masklet.backends.embedded import EmbeddedBackend
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        message = "server.backend is 'embedded', which needs torch: pip install masklet[engine]"
+        raise ConfigError(message, field="server.backend") from error
+    return EmbeddedBackend(config.model)
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

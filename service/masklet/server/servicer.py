@@ -1,0 +1,67 @@
+"""SegmentationService: unpack, call the session room, pack."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import masklet
+from masklet.codecs.frames import SUPPORTED
+from masklet.server.requests import from_image_request, from_track_request
+from masklet.server.responses import to_description, to_image_response, to_track_response
+from masklet.session.context import StreamContext
+from masklet.session.image import segment_image
+from masklet.session.messages import ClientMessage
+from masklet.session.stream import SessionStream
+from masklet.session.terms import announce_limits
+from masklet.v1 import segmentation_pb2 as pb
+from masklet.v1.segmentation_pb2_grpc import SegmentationServiceServicer
+
+
+class SegmentationServicer(SegmentationServiceServicer):
+    """Streams and images in, masks out. Errors of the tree leave as they are: the interceptor maps them."""
+
+    def __init__(self, context: StreamContext) -> None:
+        self._context = context
+
+    async def Track(
+        self, request_iterator: AsyncIterator[pb.TrackRequest], context: Any
+    ) -> AsyncGenerator[pb.TrackResponse, None]:
+        """One stream, from `open` to its end."""
+        stream = SessionStream(self._context, peer=context.peer())
+        async with aclosing(self._messages(request_iterator)) as requests, aclosing(stream.run(requests)) as answers:
+            async for answer in answers:
+                yield to_track_response(answer, wall_s=time.time())
+
+    async def SegmentImage(self, request: pb.SegmentImageRequest, context: Any) -> pb.SegmentImageResponse:
+        """One image."""
+        asked = await asyncio.to_thread(from_image_request, request, self._context.limits)
+        objects, timing = await segment_image(
+            self._context,
+            asked.codec,
+            asked.payload,
+            asked.size,
+            asked.prompts,
+            mask_encoding=asked.mask_encoding,
+            with_logits=asked.with_logits,
+            profile=asked.profile,
+        )
+        return to_image_response(objects, timing)
+
+    async def DescribeModel(self, request: pb.DescribeModelRequest, context: Any) -> pb.DescribeModelResponse:
+        """The model, and what is accepted."""
+        model = self._context.backend.describe()
+        limits = announce_limits(self._context.limits, self._context.session)
+        return to_description(model, limits, codecs=SUPPORTED, version=masklet.__version__)
+
+    async def _messages(self, requests: AsyncIterator[pb.TrackRequest]) -> AsyncGenerator[ClientMessage, None]:
+        limits = self._context.limits
+        async for request in requests:
+            received_s = self._context.clock()
+            if request.HasField("prompt") and request.prompt.HasField("mask"):
+                yield await asyncio.to_thread(from_track_request, request, limits, received_s=received_s)
+            else:
+                yield from_track_request(request, limits, received_s=received_s)
