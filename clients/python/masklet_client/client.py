@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self, Unpack
 
@@ -121,7 +121,7 @@ class Client:
         *,
         in_flight: int = 8,
         **options: Unpack[StreamOptions],
-    ) -> AsyncIterator[Result]:
+    ) -> AsyncGenerator[Result, None]:
         """Send all `frames`, yield the result of each, in order; see `masklet_client.following.follow`."""
         return follow(self, frames, prompts, in_flight=in_flight, **options)
 

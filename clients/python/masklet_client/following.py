@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from itertools import islice
 from typing import TYPE_CHECKING, Unpack
 
 from masklet.errors import RequestError
@@ -24,7 +25,7 @@ Answer = Result | Dropped
 
 async def follow(
     client: Client, frames: Frames, prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
-) -> AsyncIterator[Result]:
+) -> AsyncGenerator[Result, None]:
     """Send all `frames` and yield the result of each, in order; policy "block" unless told otherwise.
 
     A plain iterable is read in a thread of its own, so it may be slow (a decoder, a camera).
@@ -111,9 +112,9 @@ async def _each(frames: Frames) -> AsyncGenerator[ImageArray, None]:
         return
     iterator, loop = iter(frames), asyncio.get_running_loop()
     with ThreadPoolExecutor(1, "masklet-frames") as thread:
-        while (frame := await loop.run_in_executor(thread, _advance, iterator)) is not None:
-            yield frame
+        while some := await loop.run_in_executor(thread, _up_to_one, iterator):
+            yield some[0]
 
 
-def _advance(iterator: Iterator[ImageArray]) -> ImageArray | None:
-    return next(iterator, None)
+def _up_to_one(iterator: Iterator[ImageArray]) -> list[ImageArray]:
+    return list(islice(iterator, 1))

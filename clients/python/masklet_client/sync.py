@@ -203,7 +203,7 @@ class TrackStream:
         return self
 
     def __next__(self) -> Result:
-        result = self._loop.run(_next_or_none(self._inner))
+        result: Result | None = self._loop.run(_next_or_none(self._inner))
         if result is None:
             raise StopIteration
         return result

@@ -1,0 +1,52 @@
+"""The client's commands, as `masklet-client track ...` and as `masklet track ...`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from masklet.errors import MaskletError
+from masklet_client import segment_command, track_command
+from masklet_client.client import DEFAULT_ADDRESS
+from masklet_client.command_error import CommandError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+Subparsers = argparse._SubParsersAction
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `track` and `segment`; each sets `run(args) -> int` on its parser."""
+    for command in (track_command, segment_command):
+        parser = command.add_parser(subparsers)
+        parser.add_argument(
+            "--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="where the service is (default: %(default)s)"
+        )
+        parser.set_defaults(run=_guarded(command.run))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="masklet-client", description="Masks for videos and images, by a masklet server."
+    )
+    add_parser(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
+    args = parser.parse_args(argv)
+    status: int = args.run(args)
+    return status
+
+
+def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """`run` with its errors turned into one line on stderr and an exit status."""
+
+    def guarded(args: argparse.Namespace) -> int:
+        try:
+            return run(args)
+        except (CommandError, MaskletError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_ERROR
+        except KeyboardInterrupt:
+            return EXIT_INTERRUPTED
+
+    return guarded

@@ -1,0 +1,54 @@
+"""Masks as JSON lines, one line per frame; run lengths are those of pycocotools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+from masklet.codecs.masks import encode_mask
+from masklet.types import MaskEncoding
+from masklet_client.command_error import CommandError
+from masklet_client.events import ObjectResult
+
+
+class MaskLines:
+    """A JSON-lines file being written."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CommandError if the file cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, frame: int, pts_s: float, objects: Iterable[ObjectResult], *, dropped: str | None = None) -> None:
+        """Append the line of one frame; `dropped` says why it has no masks."""
+        line: dict[str, Any] = {"frame": frame, "pts_s": round(pts_s, 6), "objects": [object_line(o) for o in objects]}
+        if dropped is not None:
+            line["dropped"] = dropped
+        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+
+def object_line(found: ObjectResult) -> dict[str, Any]:
+    """One object as plain values; `rle` is what `pycocotools.mask.decode` takes."""
+    counts = found.mask_bytes if found.mask_encoding is MaskEncoding.RLE else b""
+    return {
+        "id": found.object_id,
+        "state": found.state.value,
+        "score": round(found.score, 4),
+        "iou": round(found.iou, 4),
+        "box": None if found.box is None else [round(edge, 2) for edge in found.box],
+        "rle": {
+            "size": list(found.size),
+            "counts": (counts or encode_mask(found.mask, MaskEncoding.RLE)).decode("ascii"),
+        },
+    }

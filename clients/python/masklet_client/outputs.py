@@ -1,0 +1,55 @@
+"""What `masklet track` writes: an overlay video, JSON lines, or both."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Self
+
+from masklet.types import Size
+from masklet_client.events import Dropped, Result
+from masklet_client.mask_lines import MaskLines
+from masklet_client.overlay import draw_masks, draw_note
+from masklet_client.source import SourceFrame
+from masklet_client.video_file import VideoFile
+
+
+@dataclass(slots=True)
+class Outputs:
+    """Open files; leaving the `with` block finishes them, whatever happened inside."""
+
+    video: VideoFile | None
+    lines: MaskLines | None
+    _held: ExitStack = field(default_factory=ExitStack)
+
+    @classmethod
+    def create(cls, video: Path | None, lines: Path | None, size: Size, rate: Fraction) -> Self:
+        """Raises CommandError if a file cannot be written."""
+        with ExitStack() as held:
+            video_file = None if video is None else held.enter_context(VideoFile(video, size, rate))
+            line_file = None if lines is None else held.enter_context(MaskLines(lines))
+            return cls(video_file, line_file, held.pop_all())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def write(self, frame: SourceFrame, answer: Result | Dropped) -> None:
+        """Append one frame; one that was not answered shows no masks and says so."""
+        if isinstance(answer, Dropped):
+            self._write_dropped(frame, answer)
+            return
+        if self.lines is not None:
+            self.lines.write(frame.index, frame.pts_s, answer.objects)
+        if self.video is not None:
+            self.video.write(draw_masks(frame.image, [(found.object_id, found.mask) for found in answer.objects]))
+
+    def _write_dropped(self, frame: SourceFrame, answer: Dropped) -> None:
+        if self.lines is not None:
+            self.lines.write(frame.index, frame.pts_s, (), dropped=answer.reason.value)
+        if self.video is not None:
+            self.video.write(draw_note(frame.image, "not answered"))

@@ -1,0 +1,200 @@
+"""Where frames come from: a video file, a folder of images, a camera, or a stream on the network."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import av
+import av.container
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from masklet.types import ImageArray, Size
+from masklet_client.command_error import CommandError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_DEFAULT_RATE = Fraction(30)
+_MAX_RATE = 240
+_OPEN_TIMEOUT_S = 10.0
+_CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SourceFrame:
+    """One frame: its place from 0, its time in the source, and [H, W, 3] uint8 RGB."""
+
+    index: int
+    pts_s: float
+    image: ImageArray
+
+
+class Source(Protocol):
+    """Frames, all of one size. `frame_count` is what the container claims, None if it does not say."""
+
+    size: Size
+    frame_rate: Fraction
+    frame_count: int | None
+    live: bool
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """All frames, once. Raises CommandError where one cannot be read."""
+        ...
+
+
+def open_source(name: str, *, frame_rate: float | None = None) -> Source:
+    """Open `name`: file, folder, camera number, or URL. `frame_rate` overrides what the source says.
+
+    Raises:
+        CommandError: no such file, not a video, an empty folder, a camera or URL that cannot be opened.
+    """
+    rate = None if frame_rate is None else Fraction(frame_rate).limit_denominator(1001)
+    if "://" in name:
+        options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
+        return VideoSource(name, _opened(name, options=options), rate=rate, live=name.startswith("rtsp"))
+    path = Path(name)
+    if name.isdecimal() and not path.exists():
+        return _camera(int(name), rate)
+    if not path.exists():
+        raise CommandError(f"{name}: no such file or folder")
+    if path.is_dir():
+        return FolderSource(path, rate=rate)
+    return VideoSource(name, _opened(name), rate=rate)
+
+
+class VideoSource:
+    """Frames of anything FFmpeg reads, turned upright as its metadata says."""
+
+    def __init__(
+        self, name: str, container: av.container.InputContainer, *, rate: Fraction | None = None, live: bool = False
+    ) -> None:
+        """Reads the first frame to learn the size."""
+        self._name, self._container, self.live = name, container, live
+        if not container.streams.video:
+            container.close()
+            raise CommandError(f"{name}: has no video in it")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        self._decoded = container.decode(stream)
+        self._first = self._next()
+        if self._first is None:
+            container.close()
+            raise CommandError(f"{name}: has no frame in it")
+        self.size = _upright(self._first).shape[:2]
+        found = stream.average_rate or stream.guessed_rate
+        usable = found if found and 0 < found <= _MAX_RATE else _DEFAULT_RATE
+        self.frame_rate = rate or Fraction(usable)
+        self.frame_count = stream.frames or None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._container.close()
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """All frames, once; those of another size than the first are an error."""
+        frame, index = self._first, 0
+        while frame is not None:
+            image = _upright(frame)
+            if image.shape[:2] != self.size:
+                found, first = _named(image), _named_size(self.size)
+                raise CommandError(f"{self._name}: frame {index} is {found}, the first is {first}")
+            pts_s = float(index / self.frame_rate) if frame.time is None else frame.time
+            yield SourceFrame(index, pts_s, image)
+            frame, index = self._next(), index + 1
+
+    def _next(self) -> av.VideoFrame | None:
+        try:
+            return next(self._decoded, None)
+        except av.FFmpegError as error:
+            raise CommandError(f"{self._name}: cannot be decoded ({error.strerror})") from None
+
+
+class FolderSource:
+    """Images of a folder, by name."""
+
+    live = False
+
+    def __init__(self, folder: Path, *, rate: Fraction | None = None) -> None:
+        """Lists the folder and reads the first image's size."""
+        self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not self._paths:
+            raise CommandError(f"{folder}: has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        first = read_image(self._paths[0])
+        self.size: Size = (first.shape[0], first.shape[1])
+        self.frame_rate = rate or _DEFAULT_RATE
+        self.frame_count: int | None = len(self._paths)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def frames(self) -> Iterator[SourceFrame]:
+        """All images, once; those of another size than the first are an error."""
+        for index, path in enumerate(self._paths):
+            image = read_image(path)
+            if image.shape[:2] != self.size:
+                raise CommandError(f"{path}: is {_named(image)}, the first image is {_named_size(self.size)}")
+            yield SourceFrame(index, float(index / self.frame_rate), image)
+
+
+def read_image(path: Path) -> ImageArray:
+    """[H, W, 3] uint8 RGB, upright.
+
+    Raises:
+        CommandError: no such file, or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise CommandError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise CommandError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _camera(number: int, rate: Fraction | None) -> VideoSource:
+    pattern, driver = _CAMERAS.get(sys.platform, _CAMERAS["linux"])
+    options = {} if rate is None else {"framerate": str(rate)}
+    container = _opened(pattern.format(number), driver=driver, options=options)
+    return VideoSource(f"camera {number}", container, rate=rate, live=True)
+
+
+def _opened(
+    name: str, *, driver: str | None = None, options: dict[str, str] | None = None
+) -> av.container.InputContainer:
+    try:
+        return av.open(name, format=driver, options=options or {}, timeout=_OPEN_TIMEOUT_S)
+    except av.InvalidDataError:
+        raise CommandError(f"{name}: not a video that FFmpeg can read") from None
+    except (av.FFmpegError, ValueError) as error:
+        raise CommandError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _upright(frame: av.VideoFrame) -> ImageArray:
+    """RGB pixels, turned as a phone's display matrix asks for."""
+    image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    quarter_turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _named(image: ImageArray) -> str:
+    return _named_size((image.shape[0], image.shape[1]))
+
+
+def _named_size(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

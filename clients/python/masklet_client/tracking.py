@@ -1,0 +1,107 @@
+"""Driving one source through one stream into files: order, progress, and what Ctrl-C does."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager, suppress
+from itertools import islice
+
+from tqdm import tqdm
+
+from masklet.errors import RequestError
+from masklet.types import ImageArray, Prompt
+from masklet_client.client import Client
+from masklet_client.events import Dropped
+from masklet_client.following import Answer, follow_all
+from masklet_client.outputs import Outputs
+from masklet_client.source import Source, SourceFrame
+
+EXIT_INTERRUPTED = 130
+
+
+class Tracking:
+    """One run of `masklet track`.
+
+    Attributes:
+        answered: frames that came back with masks.
+        dropped: frames the server skipped.
+        frame_rate_hz: frames answered per second, from opening the stream to now.
+    """
+
+    def __init__(self, source: Source, outputs: Outputs, *, max_frames: int | None, quiet: bool) -> None:
+        """`max_frames` None: all."""
+        self._source, self._outputs, self._max_frames = source, outputs, max_frames
+        known = [count for count in (max_frames, source.frame_count) if count is not None]
+        self._bar = tqdm(total=min(known, default=None), unit="frame", disable=quiet)
+        self._stop = threading.Event()
+        self._waiting: dict[int, SourceFrame] = {}
+        self._early: dict[int, Answer] = {}
+        self._next_index = 0
+        self.answered = self.dropped = 0
+        self.frame_rate_hz = 0.0
+
+    async def run(self, client: Client, prompts: dict[int, list[Prompt]], *, policy: str, codec: str) -> int:
+        """Track to the end; the exit status. The first Ctrl-C ends the source, the second gives up at once."""
+        with self._bar, ThreadPoolExecutor(1, "masklet-writer") as writer, self._signals():
+            answers = follow_all(client, self._images(), prompts, policy=policy, codec=codec, raise_request_errors=True)
+            try:
+                async with aclosing(answers):
+                    await self._write_all(answers, writer)
+            except RequestError:  # after Ctrl-C, prompts for frames that never came are no mistake
+                if not self._stop.is_set():
+                    raise
+        return EXIT_INTERRUPTED if self._stop.is_set() else 0
+
+    async def _write_all(self, answers: AsyncIterator[Answer], writer: ThreadPoolExecutor) -> None:
+        loop, started_s = asyncio.get_running_loop(), time.monotonic()
+        async for answer in answers:
+            for frame, ready in self._in_order(answer):
+                await loop.run_in_executor(writer, self._outputs.write, frame, ready)
+                self._bar.update()
+            self.frame_rate_hz = self.answered / (time.monotonic() - started_s)
+
+    def _images(self) -> Iterator[ImageArray]:
+        """The source's images, each kept until it is written. Runs in a thread."""
+        for frame in islice(self._source.frames(), self._max_frames):
+            if self._stop.is_set():
+                return
+            self._waiting[frame.index] = frame
+            yield frame.image
+
+    def _in_order(self, answer: Answer) -> Iterator[tuple[SourceFrame, Answer]]:
+        """Frames that can be written now: a frame may be reported dropped before an earlier one is answered."""
+        if isinstance(answer, Dropped):
+            self.dropped += 1
+        else:
+            self.answered += 1
+        self._early[answer.frame_index] = answer
+        while (ready := self._early.pop(self._next_index, None)) is not None:
+            yield self._waiting.pop(self._next_index), ready
+            self._next_index += 1
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first Ctrl-C ends the source, so that files are finished in order; the second cancels."""
+        loop, running = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupted() -> None:
+            if self._stop.is_set() and running is not None:
+                running.cancel()
+            self._stop.set()
+            print("stopping after the frames already sent; Ctrl-C again stops at once", file=sys.stderr)
+
+        added = False
+        with suppress(NotImplementedError):  # Windows: the default, which cancels, has to do
+            loop.add_signal_handler(signal.SIGINT, interrupted)
+            added = True
+        try:
+            yield
+        finally:
+            if added:
+                loop.remove_signal_handler(signal.SIGINT)
