@@ -1,0 +1,216 @@
+"""`make bench`: our engine against `transformers` on this CPU, the service against the engine, 2,000 frames in a row.
+
+Both sides get the same random weights, the same frames and the same threads, and take turns frame by frame, so that
+whatever else the machine does hits both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from bench_report import Report, resident_bytes
+from bench_runners import (
+    Image,
+    Load,
+    Masks,
+    OurRunner,
+    PeerRunner,
+    Runner,
+    mask_iou,
+    seeded_state,
+    spread,
+    synthetic_frames,
+    timed_step,
+)
+
+PRECISIONS = ("float32", "bfloat16")
+FULL_MEMORIES, FULL_POINTERS = 7, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long each comparison may take.
+
+    Attributes:
+        variant: published variant.
+        sizes: model input sides in pixels.
+        objects: object counts.
+        rounds: timed frames per comparison.
+        budget_s: no further round is begun after so long, but there are always two.
+    """
+
+    variant: str
+    sizes: tuple[int, ...]
+    objects: tuple[int, ...]
+    rounds: int
+    budget_s: float
+
+
+@dataclass(slots=True)
+class Contestant:
+    """One side in one precision."""
+
+    name: str
+    precision: str
+    runner: Runner
+    seconds: list[float]
+    masks: list[Masks]
+
+    def step(self, image: Image, *, timed: bool) -> None:
+        """Track one frame; remember masks always, time when `timed`."""
+        seconds = timed_step(self.runner, image)
+        self.masks.append(self.runner.masks())
+        if timed:
+            self.seconds.append(seconds)
+        if isinstance(self.runner, PeerRunner):
+            self.runner.trim()
+
+
+def engine_section(report: Report, plan: Plan) -> None:
+    """Frames per second of both sides, for every size and number of objects."""
+    for size in plan.sizes:
+        state = seeded_state(plan.variant, size)
+        for objects in plan.objects:
+            contestants = _contestants(Load(plan.variant, size, objects=objects), state)
+            _take_turns(contestants, size, plan)
+            _report_comparison(report, size, objects, contestants)
+
+
+def _contestants(load: Load, state: dict[str, torch.Tensor]) -> list[Contestant]:
+    sides = (("masklet", OurRunner), ("transformers", PeerRunner))
+    return [
+        Contestant(name, precision, side(load.with_precision(precision), state), [], [])
+        for precision in PRECISIONS
+        for name, side in sides
+    ]
+
+
+def warm_up_frames(size: int) -> int:
+    """Frames until the bank is full; at 1024 px the pointers may lack: nine of them are 36 of 28,736 keys."""
+    return FULL_POINTERS if size <= 512 else FULL_MEMORIES
+
+
+def _take_turns(contestants: Sequence[Contestant], size: int, plan: Plan) -> None:
+    frames: Iterator[Image] = synthetic_frames(size)
+    for image in islice(frames, warm_up_frames(size)):
+        for contestant in contestants:
+            contestant.step(image, timed=False)
+    started = time.monotonic()
+    for number, image in enumerate(islice(frames, plan.rounds)):
+        if number >= 2 and time.monotonic() - started > plan.budget_s:
+            break
+        for contestant in contestants[:: 1 if number % 2 else -1]:
+            contestant.step(image, timed=True)
+
+
+def _report_comparison(report: Report, size: int, objects: int, contestants: Sequence[Contestant]) -> None:
+    best: dict[str, float] = {}
+    for contestant in contestants:
+        own = next(c for c in contestants if c.name == contestant.name and c.precision == "float32")
+        agreement = [mask_iou(a, b) for a, b in zip(contestant.masks, own.masks, strict=True)]
+        timing = spread(contestant.seconds)
+        best[contestant.name] = max(best.get(contestant.name, 0.0), 1 / timing.median)
+        report.add(
+            "engine",
+            {
+                "pixels": size,
+                "objects": objects,
+                "side": contestant.name,
+                "precision": contestant.precision,
+                "ms per frame (range)": timing,
+                "frames/s": 1 / timing.median,
+                "rounds": len(contestant.seconds),
+                "median IoU to own float32": statistics.median(agreement),
+            },
+        )
+    ratio = best["masklet"] / best["transformers"]
+    report.add("headline", {"pixels": size, "objects": objects, **_rates(best), "ratio": ratio})
+
+
+def _rates(best: dict[str, float]) -> dict[str, float]:
+    return {f"{name}, best precision, frames/s": rate for name, rate in best.items()}
+
+
+def flatness_section(report: Report, plan: Plan, *, frames: int, size: int) -> None:
+    """Whether time per frame and memory stay flat: one stream, one object, no end in sight."""
+    runner = OurRunner(Load(plan.variant, size), seeded_state(plan.variant, size))
+    images = list(islice(synthetic_frames(size), 64))
+    for number in range(32):
+        runner.step(images[number % 64])
+    quarter = frames // 4
+    for part in range(4):
+        seconds = [timed_step(runner, images[number % 64]) for number in range(part * quarter, (part + 1) * quarter)]
+        report.add(
+            "flatness",
+            {
+                "pixels": size,
+                "frames": f"{part * quarter}-{(part + 1) * quarter}",
+                "median ms per frame": 1e3 * statistics.median(seconds),
+                "resident MiB": resident_bytes() / 2**20,
+            },
+        )
+
+
+def service_section(report: Report, plan: Plan, *, frames: int) -> None:
+    """The service's frames per second, 1280x720 JPEG in and RLE out, beside the engine's on the same pixels."""
+    from bench_service import compare_service
+
+    for row in asyncio.run(compare_service(plan.variant, size=256, frames=frames)):
+        report.add("service", row)
+
+
+def main() -> int:
+    """Run the sections asked for."""
+    args = _arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    quick = args.quick
+    plan = Plan(args.variant, tuple(args.sizes), tuple(args.objects), rounds=4 if quick else 12, budget_s=60.0)
+    report = Report("bench_cpu_quick" if quick else "bench_cpu")
+    report.notes += NOTES
+    sections = {
+        "engine": lambda: engine_section(report, plan),
+        "service": lambda: service_section(report, plan, frames=30 if quick else 120),
+        "flatness": lambda: flatness_section(report, plan, frames=args.frames, size=128),
+    }
+    for name in args.sections:
+        sections[name]()
+        page = report.save(args.out)
+    print(page.read_text())
+    return 0
+
+
+NOTES = [
+    "Weights are random, so masks are ragged and bfloat16 IoUs are lower than on trained weights.",
+    "masklet: from uint8 pixels to full-size masks. transformers: from normalised pixels to low-resolution logits.",
+    "transformers rounds memories to bfloat16 in either precision; masklet keeps them in the row's precision.",
+]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sections", nargs="+", choices=("engine", "service", "flatness"), default=None)
+    parser.add_argument("--sizes", nargs="+", type=int, default=None, help="model input sides in pixels")
+    parser.add_argument("--objects", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--variant", default="sam2.1_hiera_tiny")
+    parser.add_argument("--frames", type=int, default=0, help="frames of the flatness run (default 2000)")
+    parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
+    parser.add_argument("--quick", action="store_true", help="256 px only, few rounds, 200 frames in a row")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    args = parser.parse_args()
+    args.sections = args.sections or ["engine", "service", "flatness"]
+    args.sizes = args.sizes or ([256] if args.quick else [256, 512, 1024])
+    args.frames = args.frames or (200 if args.quick else 2000)
+    return args
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
