@@ -18,9 +18,10 @@ setup: $(READY)  ## create .venv and install masklet into it
 	@echo ".venv is ready; the commands are $(BIN)/masklet and $(BIN)/masklet-client."
 
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found; name one: make PYTHON=..." >&2; exit 1; }
-	@echo "Installing masklet and its dependencies into .venv with $(PYTHON): 1-3 minutes (torch alone is up to 3 GB)."
-	@$(PYTHON) -m venv .venv && $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,dev]' && touch $@
+	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found: make PYTHON=..." >&2; exit 1; }
+	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,dev]' && touch $@
 
 demo: $(READY)  ## track an object through a small video, end to end
 	$(BIN)/masklet demo
