@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
@@ -13,7 +14,6 @@ from masklet_client.command_error import CommandError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-Subparsers = argparse._SubParsersAction
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,9 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="masklet-client", description="Masks for videos and images, by a masklet server."
-    )
+    parser = argparse.ArgumentParser(prog="masklet-client", description="Masks for videos and images.")
     add_parser(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     args = parser.parse_args(argv)
     status: int = args.run(args)
@@ -46,7 +44,7 @@ def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Nam
         except (CommandError, MaskletError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_ERROR
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, asyncio.CancelledError):
             return EXIT_INTERRUPTED
 
     return guarded
