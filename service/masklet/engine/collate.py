@@ -1,0 +1,136 @@
+"""Requests become rows: which objects are tracked on which frame, and what is said about them. Changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from masklet.engine.pixels import fit_frame
+from masklet.engine.track import Answer, ObjectTrack, PastFrame, SessionState
+from masklet.errors import InvalidPrompt, UnknownObject
+from masklet.types import Prompt, PromptMode, StepRequest
+
+
+@dataclass(slots=True)
+class Row:
+    """One object on one frame.
+
+    Attributes:
+        object_id: the client's id.
+        track: the object.
+        index: frame index in the session.
+        job: index of the request, and so of its frame, in the batch.
+        prompts: what is said about the object on this frame, in order.
+        initial: memory is ignored: a new object, or one restarted.
+        earlier: the answer given before, if an answered frame is corrected.
+    """
+
+    object_id: int
+    track: ObjectTrack
+    index: int
+    job: int = 0
+    prompts: tuple[Prompt, ...] = ()
+    initial: bool = False
+    earlier: Answer | None = None
+
+    @property
+    def tracked(self) -> bool:
+        """Whether the object is first tracked through the frame, whatever is said about it after."""
+        return not self.initial and self.earlier is None
+
+
+@dataclass(slots=True)
+class Job:
+    """One request, ready to run.
+
+    Attributes:
+        session: the session's state.
+        request: what was asked.
+        index: frame index in the session.
+        frame: the frame at model size.
+        objects: the object table as it will be.
+        rows: the objects that go through the network.
+    """
+
+    session: SessionState
+    request: StepRequest
+    index: int
+    frame: PastFrame
+    objects: dict[int, ObjectTrack]
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether an answered frame is corrected."""
+        return self.request.image is None
+
+
+def collate(session: SessionState, request: StepRequest, *, size: int, device: torch.device) -> Job:
+    """Plan one request.
+
+    Args:
+        session: the session's state; not changed.
+        request: what is asked.
+        size: the model's input size.
+        device: where frames go.
+
+    Raises:
+        UnknownFrame: a correction of a frame that is not in the history window.
+        UnknownObject: a removal of an object that is not tracked.
+        InvalidPrompt: a prompt that says nothing, or a mask of another size than the frame.
+    """
+    index, frame = _frame(session, request, size, device)
+    planned = Job(session, request, index, frame, _surviving(session, request))
+    said = _by_object(request.prompts, frame)
+    known = set(planned.objects)
+    for object_id in sorted(said if planned.is_correction else known | said.keys()):
+        track = planned.objects.setdefault(object_id, session.new_track())
+        row = Row(object_id, track, index, prompts=tuple(said.get(object_id, ())))
+        _resolve(row, known=object_id in known, correction=planned.is_correction)
+        planned.rows.append(row)
+    return planned
+
+
+def _frame(session: SessionState, request: StepRequest, size: int, device: torch.device) -> tuple[int, PastFrame]:
+    if request.image is None:
+        index = session.past_index(request.frame_seq)
+        return index, session.past[index]
+    height, width = request.image.shape[:2]
+    pixels: Tensor = fit_frame(request.image, size, device)
+    return session.next_index, PastFrame(request.frame_seq, (height, width), pixels)
+
+
+def _surviving(session: SessionState, request: StepRequest) -> dict[int, ObjectTrack]:
+    objects = {} if request.reset else dict(session.objects)
+    for object_id in request.remove:
+        if object_id not in objects:
+            raise UnknownObject(f"object {object_id} is not tracked; tracked: {sorted(objects)}")
+        del objects[object_id]
+    return objects
+
+
+def _by_object(prompts: tuple[Prompt, ...], frame: PastFrame) -> dict[int, list[Prompt]]:
+    said: dict[int, list[Prompt]] = {}
+    for prompt in prompts:
+        if prompt.mask is None and prompt.box is None and not len(prompt.points):
+            raise InvalidPrompt(f"prompt for object {prompt.object_id} has no point, box or mask")
+        if prompt.mask is not None and prompt.mask.shape != frame.size:
+            raise InvalidPrompt(
+                f"mask of object {prompt.object_id} is {prompt.mask.shape}, the frame is {frame.size} (height, width)"
+            )
+        said.setdefault(prompt.object_id, []).append(prompt)
+    return said
+
+
+def _resolve(row: Row, *, known: bool, correction: bool) -> None:
+    """Decide whether memory is read and whether an earlier answer is refined.
+
+    Corrections of the frame an object started on go on without memory, as clicks before tracking starts do in the
+    reference.
+    """
+    restart = any(prompt.mode is PromptMode.RESTART for prompt in row.prompts)
+    answer = row.track.answers.get(row.index) if correction and not restart else None
+    row.earlier = answer
+    row.initial = restart or not known or (correction and (answer is None or answer.initial))

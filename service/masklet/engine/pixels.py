@@ -1,0 +1,75 @@
+"""Frames into the network and masks out of it: resizing, normalising, thresholding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masklet.types import ImageArray, Profile, Size
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def fit_frame(image: ImageArray, size: int, device: torch.device) -> Tensor:
+    """[H, W, 3] uint8 RGB -> [3, size, size] uint8 on `device`: squashed, antialiased bicubic."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    if pixels.shape[1:] == (size, size):
+        return pixels.to(device)
+    if device.type == "cpu":
+        return F.interpolate(pixels[None], (size, size), mode="bicubic", antialias=True)[0]
+    wide = pixels.to(device).float()[None]
+    return F.interpolate(wide, (size, size), mode="bicubic", antialias=True)[0].round().clamp(0, 255).to(torch.uint8)
+
+
+def normalise(pixels: Tensor) -> Tensor:
+    """[F, 3, S, S] uint8 -> float32 with the checkpoints' mean and standard deviation."""
+    mean = torch.tensor(MEAN, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.float() / 255 - mean) / std
+
+
+def full_masks(logits: Tensor, size: Size, profile: Profile) -> Tensor:
+    """[n, 4h, 4w] logits of one frame's objects -> [n, H, W] bool; in `vos` a pixel belongs to one object at most."""
+    full = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    masks = full > 0
+    if profile is Profile.VOS and len(full) > 1:
+        owner = full.argmax(dim=0, keepdim=True)
+        masks &= owner == torch.arange(len(full), device=full.device)[:, None, None]
+    return masks
+
+
+def fill_holes(logits: Tensor, area: int) -> Tensor:
+    """Fill background specks of at most `area` cells (8-connected) with a logit of 0.1.
+
+    Labels spread for `area` steps, enough to fill a speck of that size; a label whose region still touches another one
+    belongs to something larger.
+
+    Args:
+        logits: [B, H, W] float32.
+        area: 0 leaves the logits as they are.
+    """
+    if not area:
+        return logits
+    background = logits <= 0
+    own = torch.arange(1, logits[0].numel() + 1, device=logits.device, dtype=torch.float32).view(1, *logits.shape[1:])
+    labels = own * background
+    for _ in range(area):
+        labels = _neighbours_max(labels) * background
+    unfinished = background & ((_neighbours_max(labels) != labels) | (_neighbours_min(labels, background) != labels))
+    index = labels.long().flatten(1)
+    size = torch.zeros(len(logits), own.numel() + 1, device=logits.device).scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))
+    large = torch.zeros_like(size).scatter_add_(1, index, unfinished.flatten(1).float())
+    speck = ((size <= area) & (large == 0)).gather(1, index).view_as(background) & background
+    return torch.where(speck, 0.1, logits)
+
+
+def _neighbours_max(labels: Tensor) -> Tensor:
+    return F.max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0]
+
+
+def _neighbours_min(labels: Tensor, background: Tensor) -> Tensor:
+    """The smallest label of the background cells around each cell."""
+    masked = torch.where(background, labels, float("inf"))
+    return -F.max_pool2d(-masked[:, None], 3, stride=1, padding=1)[:, 0]
