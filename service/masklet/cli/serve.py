@@ -110,6 +110,8 @@ def _announce(server: Server) -> None:
             "model": model.model,
             "device": model.device,
             "precision": model.precision,
-            "trained": "yes" if model.trained else "no: random weights, masks mean nothing",
+            "trained": model.trained,
         },
     )
+    if not model.trained:
+        _LOG.warning("the model is not trained: its masks mean nothing; --weights takes a checkpoint")

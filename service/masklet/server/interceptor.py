@@ -22,7 +22,7 @@ _MAX_CORRELATION_CHARACTERS = 128
 _LOG = logging.getLogger(__name__)
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in its stub
     """Wraps the calls of `masklet.v1`; health and reflection pass untouched.
 
     Args:
@@ -42,7 +42,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor[Any, Any]):
         """The method's handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/masklet."):
-            return cast(grpc.RpcMethodHandler[Any, Any], handler)
+            return cast("grpc.RpcMethodHandler[Any, Any]", handler)
         method = handler_call_details.method
         coders = {
             "request_deserializer": handler.request_deserializer,

@@ -34,6 +34,7 @@ from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 
 SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_ENGINE_EXTRA = ("torch", "safetensors")
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _LOG = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = bind_grpc(self._grpc, config.server.host, config.server.port)
         await self._grpc.start()
+        _LOG.debug("listening", extra={"port": self.port, "metrics_port": self.metrics_port})
         try:
             yield
         finally:
@@ -195,9 +197,9 @@ def make_backend(config: Config) -> Backend:
     try:
         from masklet.backends.embedded import EmbeddedBackend
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in _ENGINE_EXTRA:
             raise
-        message = "server.backend is 'embedded', which needs torch: pip install masklet[engine]"
+        message = f"server.backend is 'embedded', which needs {error.name}: pip install masklet[engine]"
         raise ConfigError(message, field="server.backend") from error
     return EmbeddedBackend(config.model)
 
