@@ -65,7 +65,7 @@ async def test_failed_calls_are_logged_with_the_callers_correlation_id(
     assert (record["correlation_id"], record["method"], record["code"]) == ("abc-1", DESCRIBE, "INTERNAL")
 
 
-@pytest.mark.parametrize("sent", ["", "x" * 129])
+@pytest.mark.parametrize("sent", ["", "x" * 129, "a b"])
 async def test_a_bad_correlation_id_is_replaced(client: Any, sent: str) -> None:
     error = await describe(client, ("x-request-id", sent))
     assert len(correlation_id(error)) == 32

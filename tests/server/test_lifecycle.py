@@ -14,8 +14,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from masklet.backends.fake import FakeBackend, Hold
 from masklet.config import Config
-from masklet.errors import ConfigError, WeightsError
+from masklet.errors import BackendUnavailable, ConfigError, WeightsError
+from masklet.observability.sampler import sample_forever
 from masklet.server.lifecycle import SEGMENTATION_SERVICE, SESSION_SERVICE, Server, make_backend
+from masklet.types import BackendStats
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1 import session_pb2
 
@@ -132,6 +134,23 @@ async def test_a_scrape_shows_what_a_stream_did(server: Server, client: Any) -> 
     assert "masklet_frame_latency_seconds_count 1.0" in text
     assert 'masklet_build_info{backend="fake"' in text
     assert f'masklet_rpcs_total{{code="OK",method="/{SEGMENTATION_SERVICE}/Track"}} 1.0' in text
+
+
+class BadStatsBackend(FakeBackend):
+    """Cannot say what it holds."""
+
+    def stats(self) -> BackendStats:
+        raise BackendUnavailable("gone")
+
+
+async def test_sampling_that_fails_is_logged_and_harms_nothing(
+    config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_forever, "__kwdefaults__", {"period_s": 0.01})
+    async with Server(config, backend=BadStatsBackend()):
+        async with asyncio.timeout(5):
+            while "background task failed" not in caplog.text:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("key", ["port", "metrics_port"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import grpc.aio
 import numpy as np
 import pytest
+from grpc_status import rpc_status
 
 import masklet
 from masklet.backends.fake import FakeBackend, Hold
@@ -91,6 +93,8 @@ async def test_a_cancelled_stream_leaves_no_session(config: Config, connect: Any
         talk.call.cancel()
         assert await server.registry.wait_empty(5)
         await until(lambda: backend.stats().sessions == 0)
+        cancelled = server.metrics.rpcs.labels("/masklet.v1.SegmentationService/Track", "CANCELLED")
+        await until(lambda: next(iter(cancelled.collect())).samples[0].value == 1)
 
 
 class Line:
@@ -135,6 +139,18 @@ async def until(condition: Any) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+async def test_a_stream_too_many_is_told_when_to_come_back(config: Config, connect: Any, reason_of: Any) -> None:
+    config = dataclasses.replace(config, limits=dataclasses.replace(config.limits, max_sessions=1))
+    async with Server(config) as server, connect(server.port) as client:
+        first, second = client.talk(), client.talk()
+        await first.open()
+        await second.send(open=pb.Open(codec=pb.FRAME_CODEC_PNG, height=16, width=24))
+        error = await second.failure()
+    assert reason_of(error)[:2] == ("RESOURCE_EXHAUSTED", "ADMISSION_REFUSED")
+    details = {detail.TypeName() for detail in rpc_status.from_call(error).details}
+    assert details == {"google.rpc.ErrorInfo", "google.rpc.QuotaFailure", "google.rpc.RetryInfo"}
 
 
 async def test_an_oversize_message_ends_its_own_stream_only(client: Any, config: Config) -> None:

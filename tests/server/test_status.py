@@ -92,6 +92,11 @@ def test_long_messages_are_cut_so_that_headers_carry_them() -> None:
     status = to_status(errors.InvalidOpen("y" * 100_000, field="x"))
     assert status.message == "y" * 997 + "..."
     assert len(status.SerializeToString()) < 4096
+    assert len(to_status(errors.InvalidOpen("😀" * 999)).message.encode()) <= 1000
+
+
+def test_text_that_is_no_unicode_is_replaced() -> None:
+    assert to_status(errors.InvalidOpen("a\udc80b")).message == "a?b"
 
 
 @pytest.mark.parametrize("error", [ValueError("secret"), errors.ConfigError("secret"), MaskletError("secret")])

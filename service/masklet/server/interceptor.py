@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
@@ -18,7 +19,7 @@ from masklet.observability.metrics import Metrics
 from masklet.server.status import public_error, to_status
 
 CORRELATION_KEY = "x-request-id"
-_MAX_CORRELATION_CHARACTERS = 128
+_CORRELATION_ID = re.compile(r"[!-~]{1,128}")
 _LOG = logging.getLogger(__name__)
 
 
@@ -84,7 +85,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             shown = public_error(error)
             status = rpc_status.to_status(to_status(shown))
             code = status.code
-            _log(shown, {"method": method, "code": code.name, "correlation_id": correlation_id})
+            _log(shown, {"method": method, "code": code.name, "peer": context.peer(), "correlation_id": correlation_id})
             metadata = (*status.trailing_metadata, (CORRELATION_KEY, correlation_id))
             await context.abort(code, status.details, metadata)
         finally:
@@ -94,7 +95,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 def _correlation_id(context: Any) -> str:
     """The caller's, if it sent a sane one, else a new one."""
     sent = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY, "")
-    is_sane = isinstance(sent, str) and 0 < len(sent) <= _MAX_CORRELATION_CHARACTERS and sent.isprintable()
+    is_sane = (
+        isinstance(sent, str) and 0 < len(sent) <= _MAX_CORRELATION_CHARACTERS and sent.isascii() and sent.isprintable()
+    )
     return sent if is_sane else uuid.uuid4().hex
 
 

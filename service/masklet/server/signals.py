@@ -32,7 +32,7 @@ def first_signal(ask: Callable[[signal.Signals], None]) -> Iterator[None]:
     finally:
         for number, earlier in before.items():
             loop.remove_signal_handler(number)
-            signal.signal(number, earlier)
+            signal.signal(number, earlier or signal.SIG_DFL)
 
 
 def _exit_now(number: int, frame: FrameType | None) -> None:

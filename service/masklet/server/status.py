@@ -15,7 +15,7 @@ from masklet import errors
 from masklet.errors import MaskletError
 
 DOMAIN = "masklet"
-_MAX_MESSAGE_CHARACTERS = 1000  # a status travels in HTTP/2 headers, 8 KiB by default, percent-encoded
+_MAX_MESSAGE_BYTES = 1000  # a status travels in HTTP/2 headers, 8 KiB by default: up to 3 times so long, and twice more
 _LOG = logging.getLogger(__name__)
 
 # The class nearest in the tree counts; what is not listed, not even by a parent, is ours alone: see `public_error`.
@@ -63,8 +63,10 @@ def _listed_code(error: Exception) -> grpc.StatusCode | None:
 
 
 def _message(error: MaskletError) -> str:
-    text = str(error)
-    return text if len(text) <= _MAX_MESSAGE_CHARACTERS else text[: _MAX_MESSAGE_CHARACTERS - 3] + "..."
+    text = str(error).encode(errors="replace")
+    if len(text) > _MAX_MESSAGE_BYTES:
+        text = text[: _MAX_MESSAGE_BYTES - 3] + b"..."
+    return text.decode(errors="ignore")
 
 
 def _details(error: MaskletError) -> Iterator[Message]:
