@@ -95,10 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
 def _correlation_id(context: Any) -> str:
     """The caller's, if it sent a sane one, else a new one."""
     sent = dict(context.invocation_metadata() or ()).get(CORRELATION_KEY, "")
-    is_sane = (
-        isinstance(sent, str) and 0 < len(sent) <= _MAX_CORRELATION_CHARACTERS and sent.isascii() and sent.isprintable()
-    )
-    return sent if is_sane else uuid.uuid4().hex
+    return sent if isinstance(sent, str) and _CORRELATION_ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 def _log(error: MaskletError, fields: dict[str, str]) -> None:
