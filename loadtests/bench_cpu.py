@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from bench_report import Report, resident_bytes
+from bench_report import Report, resident_bytes, spread
 from bench_runners import (
     Image,
     Load,
@@ -26,7 +26,6 @@ from bench_runners import (
     Runner,
     mask_iou,
     seeded_state,
-    spread,
     synthetic_frames,
     timed_step,
 )
@@ -163,8 +162,10 @@ def service_section(report: Report, plan: Plan, *, frames: int) -> None:
     """The service's frames per second, 1280x720 JPEG in and RLE out, beside the engine's on the same pixels."""
     from bench_service import compare_service
 
-    for row in asyncio.run(compare_service(plan.variant, size=256, frames=frames)):
-        report.add("service", row)
+    for precision in PRECISIONS:
+        load = Load(plan.variant, 256, precision=precision)
+        for row in asyncio.run(compare_service(load, frames=frames)):
+            report.add("service", row)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_report import Report
+from bench_report import Report, spread
 from bench_runners import (
     Image,
     Load,
@@ -27,7 +27,6 @@ from bench_runners import (
     Runner,
     mask_iou,
     seeded_state,
-    spread,
     synthetic_frames,
     timed_step,
 )

@@ -8,7 +8,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -36,6 +36,11 @@ class Spread:
         """Median and range, for people."""
         low, high = min(self.seconds), max(self.seconds)
         return f"{1e3 * self.median:.0f} ({1e3 * low:.0f}-{1e3 * high:.0f})"
+
+
+def spread(seconds: Iterable[float]) -> Spread:
+    """Timings as a `Spread`."""
+    return Spread(tuple(seconds))
 
 
 @dataclass(slots=True)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from bench_report import Spread
 
 from masklet.engine import Engine, EngineSettings
 from masklet.errors import MaskletError
 from masklet.model import build
-from masklet.types import Profile, Prompt, StepRequest, TrackSettings
+from masklet.types import Prompt, Size, StepRequest, TrackSettings
 
 Image = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -51,11 +50,12 @@ class Load:
         """Of the network."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
 
-    def clicks(self) -> list[tuple[float, float]]:
-        """One click per object, spread over the frame."""
+    def clicks(self, frame_size: Size | None = None) -> list[tuple[float, float]]:
+        """One click per object, spread over a frame of `frame_size` (the model's size if None)."""
+        height, width = frame_size or (self.size, self.size)
         side = int(np.ceil(np.sqrt(self.objects)))
         cells = [(column, row) for row in range(side) for column in range(side)][: self.objects]
-        return [((column + 0.5) * self.size / side, (row + 0.5) * self.size / side) for column, row in cells]
+        return [((column + 0.5) * width / side, (row + 0.5) * height / side) for column, row in cells]
 
 
 class Runner(Protocol):
@@ -77,15 +77,18 @@ class Runner(Protocol):
 class OurRunner:
     """`masklet.engine.Engine`: all streams in one batch, from uint8 pixels to full-size masks."""
 
-    def __init__(self, load: Load, state: State) -> None:
+    def __init__(
+        self, load: Load, state: State, *, frame_size: Size | None = None, track: TrackSettings | None = None
+    ) -> None:
+        self._clicks = load.clicks(frame_size)
         network = build(load.variant, input_size=load.size, seed=None)
         network.load_state_dict(state)
         settings = EngineSettings(device=load.device, precision=load.precision, memory_precision=load.precision)
-        self._engine, self._load, self._seq = Engine(network, settings), load, 0
+        self._engine, self._seq = Engine(network, settings), 0
         self._sessions = [f"stream {number}" for number in range(load.streams)]
         self._masks: Masks | None = None
         for session in self._sessions:
-            self._engine.open(session, TrackSettings(profile=Profile.INTERACTIVE, fill_hole_area=0))
+            self._engine.open(session, track or TrackSettings(fill_hole_area=0))
 
     def prepare(self, image: Image) -> Image:
         """Frames go in as they are."""
@@ -93,7 +96,7 @@ class OurRunner:
 
     def step(self, prepared: Image) -> None:
         """One frame on every stream."""
-        clicks = enumerate(self._load.clicks(), start=1) if self._seq == 0 else ()
+        clicks = enumerate(self._clicks, start=1) if self._seq == 0 else ()
         prompts = tuple(Prompt.clicks(number, [point]) for number, point in clicks)
         request = StepRequest(frame_seq=self._seq + 1, image=prepared, prompts=prompts)
         results = self._engine.step([(session, request) for session in self._sessions])
@@ -189,8 +192,3 @@ def mask_iou(one: Masks, other: Masks) -> float:
     union = (one | other).sum(axis=(1, 2))
     shared = (one & other).sum(axis=(1, 2))
     return float(np.where(union > 0, shared / np.maximum(union, 1), 1.0).mean())
-
-
-def spread(seconds: Sequence[float]) -> Spread:
-    """Timings as a `Spread`."""
-    return Spread(tuple(seconds))

@@ -125,8 +125,9 @@ class PeerStream:
     def trim(self) -> None:
         """Drop what the peer never reads again: old pixels, old tracked outputs, full-size masks."""
         oldest = self._frames - _READ_AGAIN_FRAMES
-        for old in [frame for frame in self._session.processed_frames if frame < oldest]:
-            del self._session.processed_frames[old]
+        pixels = self._session.processed_frames or {}
+        for old in [frame for frame in pixels if frame < oldest]:
+            del pixels[old]
         for outputs in self._session.output_dict_per_obj.values():
             tracked = outputs["non_cond_frame_outputs"]
             for old in [frame for frame in tracked if frame < oldest]:
@@ -136,7 +137,7 @@ class PeerStream:
 
     def state_bytes(self) -> int:
         """What the session holds, in bytes."""
-        held = list(self._session.processed_frames.values())
+        held = list((self._session.processed_frames or {}).values())
         for outputs in self._session.output_dict_per_obj.values():
             for frames in outputs.values():
                 held += [value for frame in frames.values() for value in frame.values() if torch.is_tensor(value)]
