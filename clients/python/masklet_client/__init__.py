@@ -10,6 +10,7 @@
 `masklet_client.sync.connect` offers the same without `await`.
 """
 
+from masklet.errors import MaskletError
 from masklet.types import DropPolicy, FrameCodec, MaskEncoding, ObjectState, Profile, Prompt, PromptMode
 from masklet_client.client import Client, connect
 from masklet_client.events import (
@@ -39,6 +40,7 @@ __all__ = [
     "ImageResult",
     "Limits",
     "MaskEncoding",
+    "MaskletError",
     "ObjectResult",
     "ObjectState",
     "Opened",

@@ -48,3 +48,7 @@ def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Nam
             return EXIT_INTERRUPTED
 
     return guarded
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from masklet.codecs.masks import decode_mask
-from masklet.errors import MaskletError
+from masklet.errors import InvalidOpen, MaskletError
 from masklet.types import (
     DropPolicy,
     DropReason,
@@ -119,12 +119,14 @@ class ObjectResult:
         """[H, W] bool of the frame's size, read-only; decoded when first asked for.
 
         Raises:
-            InvalidPrompt: the stream was opened with mask encoding "none".
+            InvalidOpen: the stream was opened with mask encoding "none".
         """
-        if self.mask_bytes or self.mask_encoding is MaskEncoding.NONE:
-            decoded = decode_mask(self.mask_bytes, self.mask_encoding, self.size)
-        else:
-            decoded = np.zeros(self.size, np.bool_)
+        if self.mask_encoding is MaskEncoding.NONE:
+            raise InvalidOpen('there are no masks: the stream was opened with mask encoding "none"')
+        empty = not self.mask_bytes
+        decoded = (
+            np.zeros(self.size, np.bool_) if empty else decode_mask(self.mask_bytes, self.mask_encoding, self.size)
+        )
         decoded.flags.writeable = False
         return decoded
 

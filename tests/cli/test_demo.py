@@ -1,0 +1,62 @@
+"""The demo from end to end with a server process of its own, and its parts."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from masklet.cli import main
+from masklet.cli.demo import first_clicks, inner_point, mean_iou
+from masklet.training.synthetic import SyntheticClip
+from masklet_client.source import open_source
+
+
+@pytest.mark.slow
+def test_demo_writes_its_files_reports_and_leaves_no_server(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["demo", "--backend", "fake", "--frames", "6", "--size", "96x128", "--out", str(tmp_path)]
+    assert main(words) == 0
+    said = capfd.readouterr().out
+    assert said.count("mean IoU") == 4 and "frames/s" in said and "untrained random stand-ins" in said
+    with open_source(str(tmp_path / "demo.mp4")) as source:
+        assert source.size == (96, 256) and len(list(source.frames())) == 6
+    assert "signal received" in (tmp_path / "server.log").read_text()
+
+
+@pytest.mark.slow
+def test_server_that_cannot_start_shows_its_last_words(tmp_path: Path) -> None:
+    words = ["demo", "--frames", "2", "--size", "64x64", "--out", str(tmp_path), "--weights", "gone.pt"]
+    done = subprocess.run(
+        [sys.executable, "-m", "masklet", *words], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert done.returncode == 2 and "the server ended with status" in done.stderr and "gone.pt" in done.stderr
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--size", "360"), ("--size", "8x8"), ("--frames", "0")])
+def test_bad_arguments_are_named(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path), flag, value]) == 2
+    assert f"{flag} is {value}" in capsys.readouterr().err
+
+
+def test_inner_point_is_as_deep_inside_as_can_be() -> None:
+    mask = np.zeros((40, 60), np.bool_)
+    mask[10:31, 20:41] = True
+    mask[20, 41:60] = True  # a thin arm must not draw the point away
+    assert inner_point(mask) in ((30, 20), (31, 20))
+    with pytest.raises(ValueError, match="empty"):
+        inner_point(np.zeros((4, 4), np.bool_))
+
+
+def test_objects_are_clicked_on_the_first_frame_they_show() -> None:
+    masks = np.zeros((3, 3, 20, 20), np.bool_)
+    masks[0:, 0, 2:12, 2:12] = masks[2:, 1, 10:20, 10:20] = True
+    clicks = first_clicks(SyntheticClip(np.zeros((3, 20, 20, 3), np.uint8), masks))
+    assert {frame: [p.object_id for p in some] for frame, some in clicks.items()} == {0: [1], 2: [2]}
+
+
+def test_mean_iou_counts_empty_on_both_sides_as_right() -> None:
+    truth, predicted = np.zeros((3, 4, 4), np.bool_), np.zeros((3, 4, 4), np.bool_)
+    truth[0, :2], predicted[0, :1] = True, True
+    truth[1, 0, 0] = True
+    assert mean_iou(predicted, truth) == pytest.approx((0.5 + 0.0 + 1.0) / 3)

@@ -1,0 +1,76 @@
+"""Frames from files and folders, and what is said when there are none."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from masklet.types import ImageArray
+from masklet_client.command_error import CommandError
+from masklet_client.source import open_source
+from masklet_client.video_file import VideoFile
+
+
+def test_video_file_gives_all_frames_with_their_times(video: Path) -> None:
+    with open_source(str(video)) as source:
+        frames = list(source.frames())
+    assert (source.size, source.frame_rate, source.frame_count, source.live) == ((48, 64), 12, 10, False)
+    assert [frame.index for frame in frames] == list(range(10))
+    assert [round(frame.pts_s * 12) for frame in frames] == list(range(10))
+    assert frames[0].image.shape == (48, 64, 3)
+
+
+def test_folder_gives_images_by_name(tmp_path: Path, frames: list[ImageArray]) -> None:
+    for name, image in (("b.png", frames[1]), ("a.png", frames[0]), ("c.png", frames[2])):
+        Image.fromarray(image).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    with open_source(str(tmp_path), frame_rate=10) as source:
+        read = [(frame.pts_s, frame.image) for frame in source.frames()]
+    assert [pts_s for pts_s, _ in read] == [0, 0.1, 0.2]
+    assert all(np.array_equal(image, frames[k]) for k, (_, image) in enumerate(read))
+
+
+def test_images_of_different_sizes_are_an_error(tmp_path: Path) -> None:
+    for name, width in (("a.png", 8), ("b.png", 9)):
+        Image.new("RGB", (width, 6)).save(tmp_path / name)
+    with open_source(str(tmp_path)) as source, pytest.raises(CommandError, match=r"b.png: is 9x6, the first .* 8x6"):
+        list(source.frames())
+
+
+def test_missing_file_empty_folder_and_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("not a video at all")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("gone.mp4", "no such file"), ("text.mp4", "not a video"), ("empty", "has no image in it")):
+        with pytest.raises(CommandError, match=rf"{name}: {message}"):
+            open_source(str(tmp_path / name))
+
+
+def test_camera_that_is_not_there_and_unknown_protocol_are_named() -> None:
+    with pytest.raises(CommandError, match="cannot be opened"):
+        open_source("97")
+    with pytest.raises(CommandError, match="nonsense://x: cannot be opened"):
+        open_source("nonsense://x")
+
+
+def test_url_is_opened_as_a_stream(video: Path) -> None:
+    with open_source(video.as_uri()) as source:
+        assert len(list(source.frames())) == 10
+
+
+@pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1)])
+def test_video_file_pads_odd_sizes_and_keeps_every_frame(tmp_path: Path, size: tuple[int, int]) -> None:
+    with VideoFile(tmp_path / "new" / "odd.mp4", size, Fraction(30000, 1001)) as file:
+        for level in range(7):
+            file.write(np.full((*size, 3), 30 * level, np.uint8))
+    with open_source(str(tmp_path / "new" / "odd.mp4")) as source:
+        levels = [int(frame.image.mean()) for frame in source.frames()]
+    assert source.size == (size[0] + size[0] % 2, size[1] + size[1] % 2)
+    assert source.frame_rate == Fraction(30000, 1001)
+    assert np.abs(np.array(levels) - 30 * np.arange(7)).max() <= 4
+
+
+def test_file_name_without_a_video_format_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"out.xyz: cannot be written as video .*\.mp4"):
+        VideoFile(tmp_path / "out.xyz", (8, 8), Fraction(1))

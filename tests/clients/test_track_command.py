@@ -1,0 +1,152 @@
+"""`masklet-client track` from end to end, and every way to get its arguments wrong."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from masklet.types import ImageArray
+from masklet_client.cli import main
+from masklet_client.client import connect
+from masklet_client.prompt_text import parse_prompts
+from masklet_client.source import open_source
+
+
+def _lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def _masks(address: str, video: Path, click: str) -> list[np.ndarray]:
+    with open_source(str(video)) as source:
+        async with connect(address) as client:
+            images = (frame.image for frame in source.frames())
+            return [result[1].mask async for result in client.follow(images, parse_prompts([click], [], []))]
+
+
+def test_overlay_has_as_many_frames_and_the_rate_of_the_source(far_address: str, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sub" / "out.mp4"
+    assert main(["track", str(video), "--click", "1@0:30,20", "-o", str(out), "--server", far_address, "--quiet"]) == 0
+    with open_source(str(out)) as source:
+        assert len(list(source.frames())) == 10
+    assert (source.size, source.frame_rate) == ((48, 64), 12)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_json_lines_hold_every_frame_in_order_and_pycocotools_reads_them(
+    far_address: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "masks.jsonl"
+    words = ["track", str(video), "--click", "1@0:30,20", "--box", "2@4:1,2,9,10", "--json", str(out)]
+    assert main([*words, "--server", far_address, "--quiet"]) == 0
+    lines = _lines(out)
+    assert [line["frame"] for line in lines] == list(range(10))
+    assert [[o["id"] for o in line["objects"]] for line in lines] == [[1]] * 4 + [[1, 2]] * 6
+    assert round(lines[6]["pts_s"], 3) == 0.5
+    for line, mask in zip(lines, asyncio.run(_masks(far_address, video, "1@0:30,20")), strict=True):
+        assert np.array_equal(coco.decode(line["objects"][0]["rle"]).astype(bool), mask)
+    assert "10 frames" in capsys.readouterr().out
+
+
+def test_absent_object_has_an_empty_mask_and_no_box(far_address: str, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.jsonl"
+    words = ["track", str(video), "--box", "1@0:60,2,63,10", "--json", str(out), "--server", far_address, "--quiet"]
+    assert main(words) == 0
+    last = _lines(out)[-1]["objects"][0]
+    assert last["state"] == "absent" and last["box"] is None and coco.area(last["rle"]) == 0
+
+
+def test_mask_prompt_folder_source_and_frame_limit(far_address: str, frames: list[ImageArray], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index, image in enumerate(frames):
+        Image.fromarray(image).save(tmp_path / "in" / f"{index:03}.png")
+    Image.fromarray(np.indices((48, 64)).sum(0) < 20).save(tmp_path / "mask.png")
+    out = tmp_path / "masks.jsonl"
+    words = ["track", str(tmp_path / "in"), "--mask", f"3@0:{tmp_path / 'mask.png'}", "--json", str(out)]
+    assert main([*words, "--max-frames", "4", "--server", far_address, "--quiet"]) == 0
+    lines = _lines(out)
+    assert len(lines) == 4 and coco.area(lines[0]["objects"][0]["rle"]) == 210
+
+
+def test_latest_policy_writes_every_frame_answered_or_not(far_address: str, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.jsonl"
+    words = ["track", str(video), "--click", "1@0:30,20", "--json", str(out), "-o", str(tmp_path / "o.mp4")]
+    assert main([*words, "--policy", "latest", "--server", far_address, "--quiet"]) == 0
+    assert [line["frame"] for line in _lines(out)] == list(range(10))
+
+
+def test_prompt_beyond_the_end_is_noticed_and_the_files_are_whole(
+    far_address: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "o.mp4"
+    words = ["track", str(video), "--click", "1@0:30,20", "--click", "1@300:30,20", "-o", str(out)]
+    assert main([*words, "--server", far_address, "--quiet"]) == 2
+    assert "error: prompt for frame 300 never applied: the source has 10 frames" in capsys.readouterr().err
+    with open_source(str(out)) as source:
+        assert len(list(source.frames())) == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["{video}", "-o", "{out}"], "nothing to follow"),
+        (["{video}", "--click", "1@0:3,3"], "nothing to write"),
+        (["{folder}/gone.mp4", "--click", "1@0:3,3", "-o", "{out}"], "gone.mp4: no such file"),
+        (["{text}", "--click", "1@0:3,3", "-o", "{out}"], "text.mp4: not a video"),
+        (["{video}", "--click", "1@0:99,3", "-o", "{out}"], "click at 99,3 lies outside the frame, which is 64 wide"),
+        (["{video}", "--box", "1@0:9,9,3,3", "-o", "{out}"], "box 9,9,3,3 is empty or inside out"),
+        (["{video}", "--click", "1@5:3,3", "-o", "{out}", "--max-frames", "5"], "frame 5 would never apply"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--max-frames", "0"], "--max-frames is 0"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--fps", "-1"], "--fps is -1"),
+        (["{video}", "--click", "0@0:3,3", "-o", "{out}"], "object id 0"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{video}"], "is the source"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}.xyz", "--server", "{server}"], "cannot be written as video"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--server", "127.0.0.1:1"], "no masklet server answers at"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(
+    far_address: str,
+    video: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    (tmp_path / "text.mp4").write_text("not a video")
+    places = {"video": video, "folder": tmp_path, "text": tmp_path / "text.mp4", "out": tmp_path / "o.mp4"}
+    assert main(["track", *(word.format(server=far_address, **places) for word in words), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and message in said and said.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_files(far_address: str, frames: list[ImageArray], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(3000):
+        os.link(_saved(tmp_path, frames[0]), tmp_path / "in" / f"{index:05}.png")
+    out, lines = tmp_path / "o.mp4", tmp_path / "o.jsonl"
+    words = ["track", str(tmp_path / "in"), "--click", "1@0:30,20", "-o", str(out), "--json", str(lines)]
+    command = [sys.executable, "-m", "masklet_client.cli", *words, "--server", far_address]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    while b"frame/s" not in process.stderr.read(64):
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    with open_source(str(out)) as source:
+        written = len(list(source.frames()))
+    assert process.returncode == 130 and 0 < written < 3000 and written == len(_lines(lines))
+
+
+def _saved(folder: Path, image: ImageArray) -> Path:
+    path = folder / "one.png"
+    if not path.exists():
+        Image.fromarray(image).save(path)
+    return path
