@@ -97,11 +97,11 @@ def test_only_the_last_frames_may_be_corrected() -> None:
 
 def test_an_answer_clears_what_it_took() -> None:
     pending = edits(tracked=(1,))
-    for seq, change in enumerate((Reset(), prompt(2)), 2):
-        refused(pending, seq, change)
+    refused(pending, 2, Reset())
+    refused(pending, 3, prompt(2))
     assert len(pending) == 2
     pending.answered(4, 44, (2,))
-    assert (len(pending), pending.tracked, pending.history[4].points) == (0, {2}, {2: 1})
+    assert (len(pending), pending.tracked, pending.history[4].points) == (0, frozenset({2}), {2: 1})
 
 
 def test_giving_up_refuses_prompts_and_forgets_removals() -> None:

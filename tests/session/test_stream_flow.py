@@ -10,6 +10,7 @@ import pytest
 from tests.session.conftest import BLOCKING, FRAME, OPEN, MakeWorld, Peer, World, click
 
 from masklet.backends.fake import Delay, Hold
+from masklet.codecs.frames import decode_frame
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.errors import IdleTimeout, LimitExceeded, ServerDraining
 from masklet.session.messages import (
@@ -24,7 +25,7 @@ from masklet.session.messages import (
     ServerMessage,
 )
 from masklet.session.stream import MAX_UNSENT_MESSAGES, MAX_UNSENT_RESULTS
-from masklet.types import DropReason
+from masklet.types import DropReason, FrameCodec, ImageArray, Size
 
 
 async def step_begun(world: World, number: int = 1) -> None:
@@ -164,8 +165,9 @@ async def test_a_flood_of_frames_is_accounted_for_one_by_one(world: World) -> No
 async def unread(world: World, messages: int) -> Peer:
     """A client that sends frames without end and reads `messages` answers, then no more."""
     peer = world.peer()
-    for body in (OPEN, *[FRAME] * 2000):
-        peer.send(body)
+    peer.send(OPEN)
+    for _ in range(2000):
+        peer.send(FRAME)
 
     async def read_a_little() -> None:
         async with aclosing(peer.stream.run(peer.requests())) as answers:
@@ -300,11 +302,13 @@ async def test_a_slow_step_is_not_idleness(make_world: MakeWorld) -> None:
 async def test_the_next_frame_is_decoded_during_inference(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from masklet.session import lookahead
-
     decoded: list[bytes] = []
-    real = lookahead.decode_frame
-    monkeypatch.setattr(lookahead, "decode_frame", lambda *given: decoded.append(given[1]) or real(*given))
+
+    def decode(codec: FrameCodec, payload: bytes, size: Size) -> ImageArray:
+        decoded.append(payload)
+        return decode_frame(codec, payload, size)
+
+    monkeypatch.setattr("masklet.session.lookahead.decode_frame", decode)
     _, peer, release, _ = await held(make_world)
     peer.send(FRAME)
     await all_read(peer)

@@ -125,7 +125,9 @@ async def test_an_object_leaves_is_lost_and_reappears(make_world: MakeWorld) -> 
     world = await make_world(session=SessionConfig(lost_after_frames=1))
     peer = await world.opened(BLOCKING)
     peer.send(click(1, 23, 8))
-    for body in [FRAME] * 6 + [click(1, 8, 8), FRAME, FRAME, Close()]:
+    for _ in range(6):
+        peer.send(FRAME)
+    for body in (click(1, 8, 8), FRAME, FRAME, Close()):
         peer.send(body)
     await peer.ended()
     states = [result.objects[0].state.value for result in peer.all(Result)]

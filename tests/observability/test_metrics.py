@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from masklet.observability.metrics import Metrics
+from masklet.observability.sampler import sample_forever
+from masklet.types import BackendStats
+
+
+def value(metrics: Metrics, name: str) -> float | None:
+    return metrics.registry.get_sample_value(f"masklet_{name}")
+
+
+def test_two_sets_of_metrics_do_not_collide() -> None:
+    first, second = Metrics(), Metrics()
+    first.streams_active.inc()
+    assert (value(first, "streams_active"), value(second, "streams_active")) == (1, 0)
+
+
+def test_a_given_registry_is_used() -> None:
+    registry = CollectorRegistry()
+    assert Metrics(registry).registry is registry
+    assert b"masklet_frame_latency_seconds" in generate_latest(registry)
+
+
+def test_every_metric_bears_the_prefix_and_help() -> None:
+    families = list(Metrics().registry.collect())
+    assert len(families) > 15
+    assert all(family.name.startswith("masklet_") and family.documentation for family in families)
+
+
+def test_no_label_names_a_session_or_an_address() -> None:
+    metrics = Metrics()
+    labels = {label for held in vars(metrics).values() for label in getattr(held, "_labelnames", ())}
+    assert labels >= {"codec", "reason", "stage"}
+    assert labels.isdisjoint({"session", "session_id", "peer", "address", "tenant"})
+
+
+@pytest.mark.parametrize(("steps", "mean"), [(8, 4.0), (2, 1.0)])
+def test_the_batch_size_is_the_mean_since_the_last_sample(steps: int, mean: float) -> None:
+    metrics = Metrics()
+    metrics.observe_backend(BackendStats(sessions=3, bank_bytes=70, batches=10, batched_steps=10))
+    metrics.observe_backend(BackendStats(sessions=3, bank_bytes=70, batches=12, batched_steps=10 + steps))
+    assert (value(metrics, "batch_size"), value(metrics, "banks"), value(metrics, "bank_bytes")) == (mean, 3, 70)
+
+
+async def test_sampling_drives_backend_and_loop_metrics() -> None:
+    metrics = Metrics()
+    sampling = asyncio.create_task(sample_forever(metrics, lambda: BackendStats(2, 5, 1, 1), period_s=0.01))
+    await asyncio.sleep(0.1)
+    sampling.cancel()
+    await asyncio.wait([sampling])
+    assert value(metrics, "banks") == 2
+    assert (value(metrics, "event_loop_lag_seconds_count") or 0) >= 2
