@@ -66,6 +66,7 @@ def test_details_in_the_trailer_win_over_the_code() -> None:
     ("code", "kind"),
     [
         (grpc.StatusCode.UNAVAILABLE, BackendUnavailable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, BackendUnavailable),
         (grpc.StatusCode.UNAUTHENTICATED, AccessDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
         (grpc.StatusCode.UNIMPLEMENTED, MaskletError),

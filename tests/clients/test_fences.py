@@ -6,7 +6,7 @@ import sys
 _PROBE = """
 import sys
 import masklet_client.cli, masklet_client.sync
-rooms = ("torch", "masklet.server", "masklet.session", "masklet.engine", "masklet.model", "masklet.backends", "masklet.training")
+rooms = ["torch"] + ["masklet." + room for room in "server session engine model backends training".split()]
 print([name for name in sys.modules if name in rooms])
 """
 

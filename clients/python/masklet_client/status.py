@@ -30,7 +30,6 @@ _BY_CODE: dict[grpc.StatusCode, type[MaskletError]] = {
     grpc.StatusCode.PERMISSION_DENIED: AccessDenied,
     grpc.StatusCode.INVALID_ARGUMENT: RequestError,
     grpc.StatusCode.CANCELLED: SessionClosed,
-    grpc.StatusCode.DEADLINE_EXCEEDED: BackendUnavailable,
 }
 _START_HINT = "start one with `masklet serve`, or give the address of another"
 
@@ -43,7 +42,10 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> MaskletError:
         return error_from_status(status_pb2.Status.FromString(_as_bytes(packed)))
     code, details = error.code(), error.details() or "no details"
     if code is grpc.StatusCode.UNAVAILABLE:
-        return BackendUnavailable(f"no masklet server answers at {address} ({details}); {_START_HINT}")
+        cause = details.rsplit(": ", 1)[-1]
+        return BackendUnavailable(f"no masklet server answers at {address} ({cause}); {_START_HINT}")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return BackendUnavailable(f"the server at {address} did not answer in time ({details})")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return MaskletError(f"the server at {address} is not a masklet server, or an older one ({details})")
     return _BY_CODE.get(code, MaskletError)(f"{address}: {code.name}: {details}")
