@@ -95,3 +95,15 @@ async def test_a_backend_that_fails_on_a_frame_does_not_end_the_stream(config: C
         error, _dropped, result = await talk.close()
     assert (error.error.status.code, error.error.status.message) == (13, "no memory left")
     assert result.result.frame_seq == good
+
+
+@pytest.mark.parametrize("method", ["Track", "SegmentImage"])
+async def test_bytes_that_are_no_message_are_the_clients_fault(client: Any, reason_of: Any, method: str) -> None:
+    kind = client.channel.stream_stream if method == "Track" else client.channel.unary_unary
+    send = kind(f"/masklet.v1.SegmentationService/{method}")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        if method == "Track":
+            await anext(aiter(send(iter([b"\xff\xff"]), timeout=10)))
+        else:
+            await send(b"\xff\xff", timeout=10)
+    assert reason_of(caught.value)[:2] == ("INVALID_ARGUMENT", "PROTOCOL_VIOLATION")

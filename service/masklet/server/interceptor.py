@@ -6,20 +6,22 @@ import asyncio
 import logging
 import re
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from masklet.errors import Fault, MaskletError
+from masklet.errors import Fault, MaskletError, ProtocolViolation
 from masklet.observability.metrics import Metrics
 from masklet.server.status import public_error, to_status
 
 CORRELATION_KEY = "x-request-id"
 _CORRELATION_ID = re.compile(r"[!-~]{1,128}")
+_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _LOG = logging.getLogger(__name__)
 
 
@@ -44,27 +46,29 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/masklet."):
             return cast("grpc.RpcMethodHandler[Any, Any]", handler)
-        method = handler_call_details.method
-        coders = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        # Requests arrive as bytes and are parsed inside the wrapper, so that bytes that cannot be are an error of ours.
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(self._stream(handler.stream_stream, method), **coders)
-        return grpc.unary_unary_rpc_method_handler(self._unary(handler.unary_unary, method), **coders)
+            call = self._stream(handler, handler_call_details.method)
+            return grpc.stream_stream_rpc_method_handler(call, response_serializer=handler.response_serializer)
+        call = self._unary(handler, handler_call_details.method)
+        return grpc.unary_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
 
-    def _unary(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(request: Any, context: Any) -> Any:
+    def _unary(self, handler: Any, method: str) -> Callable[..., Any]:
+        async def call(request: bytes, context: Any) -> Any:
             async with self._call(method, context):
-                return await behaviour(request, context)
+                return await handler.unary_unary(_parse(handler, request), context)
 
         return call
 
-    def _stream(self, behaviour: Callable[..., Any], method: str) -> Callable[..., Any]:
-        # Writes instead of yielding: a cancelled write then closes the stream's generator here and now, and not
-        # whenever the garbage collector finds it.
-        async def call(requests: Any, context: Any) -> None:
-            async with self._call(method, context), aclosing(behaviour(requests, context)) as responses:
+    def _stream(self, handler: Any, method: str) -> Callable[..., Any]:
+        # Reads and writes instead of iterating and yielding: grpc leaves both its generators to the garbage collector,
+        # while a stream cancelled here has let go of everything when `call` ends.
+        async def call(_: AsyncIterator[bytes], context: Any) -> None:
+            async with (
+                self._call(method, context),
+                aclosing(_requests(handler, context)) as requests,
+                aclosing(handler.stream_stream(requests, context)) as responses,
+            ):
                 async for response in responses:
                     await context.write(response)
 
@@ -90,6 +94,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             await context.abort(code, status.details, metadata)
         finally:
             self._metrics.rpcs.labels(method, code.name).inc()
+
+
+async def _requests(handler: Any, context: Any) -> AsyncGenerator[Any, None]:
+    while (request := await context.read()) is not _EOF:
+        yield _parse(handler, request)
+
+
+def _parse(handler: Any, request: bytes) -> Any:
+    try:
+        return handler.request_deserializer(request)
+    except DecodeError as error:
+        raise ProtocolViolation(f"a request of {len(request)} bytes is not what the method takes: {error}") from error
 
 
 def _correlation_id(context: Any) -> str:
