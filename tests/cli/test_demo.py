@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +61,23 @@ def test_mean_iou_counts_empty_on_both_sides_as_right() -> None:
     truth[0, :2], predicted[0, :1] = True, True
     truth[1, 0, 0] = True
     assert mean_iou(predicted, truth) == pytest.approx((0.5 + 0.0 + 1.0) / 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the server in /proc")
+def test_terminated_demo_stops_its_server(tmp_path: Path) -> None:
+    words = ["demo", "--backend", "fake", "--frames", "400", "--size", "96x128", "--out", str(tmp_path)]
+    log = str(tmp_path / "server.log")
+    process = subprocess.Popen([sys.executable, "-m", "masklet", *words], stdout=subprocess.DEVNULL)
+    while not _running(log):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert not _running(log)
+
+
+def _running(log: str) -> list[str]:
+    """Processes that still write to `log`."""
+    links = Path("/proc").glob("[0-9]*/fd/1")
+    return [str(link) for link in links if link.exists() and str(link.resolve()) == log]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import masklet_client
-from masklet.backends.fake import Delay, FakeBackend, Fault
+from masklet.backends.fake import Delay, FakeBackend, Fault, Hold
 from masklet.errors import BackendError, BackendUnavailable, InvalidFrame, InvalidPrompt, RequestError
 from masklet.types import ImageArray, Prompt
 from masklet_client.events import Dropped, Result
@@ -129,6 +129,13 @@ async def test_leaving_follow_early_lets_the_next_one_work(address: str, frames:
         await anext(results)
         await results.aclose()
         assert len([result async for result in client.follow(frames, CLICK)]) == 10
+
+
+async def test_leaving_follow_early_does_not_wait_for_a_stalled_server(frames: list[ImageArray]) -> None:
+    async with connected(FakeBackend([Hold(asyncio.Event(), step=2)])) as client, asyncio.timeout(10):
+        results = client.follow(frames, CLICK, in_flight=64)
+        await anext(results)
+        await results.aclose()
 
 
 async def test_segment_of_an_array(address: str, frames: list[ImageArray]) -> None:

@@ -86,14 +86,16 @@ class _Feeder:
             await asyncio.gather(sending, return_exceptions=True)
 
     async def _send_all(self, first: ImageArray, feed: AsyncIterator[ImageArray]) -> None:
+        count = 1
         try:
-            count = 1
             await self._send(first, 0)
             async for frame in feed:
                 await self._send(frame, count)
                 count += 1
-        finally:
+        except Exception:  # what was sent is still answered; a cancelled sender must not wait for a stalled server
             await self._stream.finish()
+            raise
+        await self._stream.finish()
         for index in sorted(self._prompts):
             raise RequestError(f"prompt for frame {index} never applied: the source has {count} frames")
 

@@ -39,7 +39,7 @@ def draw_masks(image: ImageArray, masks: Iterable[tuple[int, MaskArray]], *, not
             absent.append(object_id)
         else:
             _fill(canvas, mask, box, object_colour(object_id))
-            labels.append((object_id, (box[0], box[1])))
+            labels.append((object_id, (int(mask[box[1]].argmax()), box[1])))
     return _with_text(canvas, labels, absent, note)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -32,6 +33,7 @@ _RATE = Fraction(24)
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES_SHOWN = 8
+_EXIT_TERMINATED = 143
 _UNTRAINED = """\
 The weights are untrained random stand-ins: nothing has been learnt, so the masks and the IoU above mean nothing.
 What this shows is the way of a frame through client, server and model. For masks that follow objects, give trained
@@ -74,7 +76,10 @@ def run(args: argparse.Namespace) -> int:
     with VideoFile(args.out / "clip.mp4", size, _RATE) as video:
         for frame in clip.frames:
             video.write(frame)
-    tracked = asyncio.run(_through_server(args, clip))
+    try:
+        tracked = asyncio.run(_through_server(args, clip))
+    except asyncio.CancelledError:
+        return _EXIT_TERMINATED
     _say("4/4 writing the comparison (seconds)")
     _write_comparison(args.out / "demo.mp4", clip, tracked.masks)
     _report(args.out, clip, tracked)
@@ -83,11 +88,26 @@ def run(args: argparse.Namespace) -> int:
 
 async def _through_server(args: argparse.Namespace, clip: SyntheticClip) -> _Tracked:
     log = args.out / "server.log"
-    _say(f"2/4 starting a server, log in {log} (up to {_READY_TIMEOUT_S:g} s, mostly less than 20)")
     flags = [f"--backend={args.backend}", f"--model.input_size={args.input_size}", f"--model.weights={args.weights}"]
-    async with _service(flags, log) as address:
-        _say(f"3/4 tracking through {address} (on two CPU cores under two minutes, on a GPU seconds)")
-        return await _track(address, clip)
+    async with _terminable():
+        _say(f"2/4 starting a server, log in {log} (up to {_READY_TIMEOUT_S:g} s, mostly less than 20)")
+        async with _service(flags, log) as address:
+            _say(f"3/4 tracking through {address} (on two CPU cores under two minutes, on a GPU seconds)")
+            return await _track(address, clip)
+
+
+@asynccontextmanager
+async def _terminable() -> AsyncIterator[None]:
+    """SIGTERM cancels the block instead of ending the process, so that the server is stopped too."""
+    loop, running = asyncio.get_running_loop(), asyncio.current_task()
+    assert running is not None
+    with suppress(NotImplementedError):  # Windows has no SIGTERM to handle
+        loop.add_signal_handler(signal.SIGTERM, running.cancel)
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 @asynccontextmanager
