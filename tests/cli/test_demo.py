@@ -27,11 +27,23 @@ def test_demo_writes_its_files_reports_and_leaves_no_server(tmp_path: Path, capf
 
 @pytest.mark.slow
 def test_server_that_cannot_start_shows_its_last_words(tmp_path: Path) -> None:
-    words = ["demo", "--frames", "2", "--size", "64x64", "--out", str(tmp_path), "--weights", "gone.pt"]
+    words = [
+        "demo",
+        "--backend",
+        "fake",
+        "--frames",
+        "2",
+        "--size",
+        "64x64",
+        "--out",
+        str(tmp_path),
+        "--input-size",
+        "33",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "masklet", *words], capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
-    assert done.returncode == 2 and "the server ended with status" in done.stderr and "gone.pt" in done.stderr
+    assert done.returncode == 2 and "the server ended with status" in done.stderr and "33" in done.stderr
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--size", "360"), ("--size", "8x8"), ("--frames", "0")])
