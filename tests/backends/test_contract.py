@@ -54,7 +54,7 @@ async def test_all_objects_are_listed_by_rising_id(opened: Backend) -> None:
 
 async def test_masks_are_of_the_frame_s_size_and_scores_finite(opened: Backend) -> None:
     (found,) = (await opened.step("s", frame(1, click()))).objects
-    assert (found.mask.shape, found.mask.dtype) == (SIZE, np.bool_)
+    assert (found.mask.shape, found.mask.dtype) == (SIZE, np.dtype(bool))
     assert np.isfinite(found.object_score)
     assert 0 <= found.predicted_iou <= 1
     assert found.logits is None
@@ -67,8 +67,8 @@ async def test_logits_and_pointers_come_if_asked_for(opened: Backend) -> None:
     side = opened.describe().input_size // 4
     assert found.logits is not None
     assert found.pointer is not None
-    assert (found.logits.shape, found.logits.dtype) == ((side, side), np.float32)
-    assert (found.pointer.shape, found.pointer.dtype) == ((256,), np.float32)
+    assert (found.logits.shape, found.logits.dtype) == ((side, side), np.dtype(np.float32))
+    assert (found.pointer.shape, found.pointer.dtype) == ((256,), np.dtype(np.float32))
 
 
 @pytest.mark.parametrize("mode", PromptMode)

@@ -59,7 +59,7 @@ async def test_a_mask_moves_right_and_out_of_sight() -> None:
     assert np.array_equal(await mask_of(backend, frame(2)), pixels((3, 22, 24)))
     assert np.array_equal(await mask_of(backend, frame(3)), pixels((3, 23, 24)))
     (gone,) = (await backend.step("s", frame(4))).objects
-    assert (gone.mask.any(), gone.object_score, gone.predicted_iou) == (False, -1.0, 0.0)
+    assert (bool(gone.mask.any()), gone.object_score, gone.predicted_iou) == (False, -1.0, 0.0)
 
 
 async def test_old_points_are_kept_if_asked_for() -> None:

@@ -98,6 +98,7 @@ async def test_prompts_of_dropped_frames_go_to_the_next_answered(make_world: Mak
     for object_id in (1, 2, 3):
         prompts.append(peer.send(click(object_id)))
         last = peer.send(FRAME)
+    await all_read(peer)
     release.set()
     await peer.until(Result, 3)
     second_last = last - 2
@@ -185,7 +186,7 @@ async def unread(world: World, messages: int) -> Peer:
 async def test_a_client_that_never_reads_stops_inference_and_then_reading(world: World) -> None:
     peer = await unread(world, 1)
     steps, requests = world.backend.steps_started, peer.requests_read
-    assert steps <= MAX_UNSENT_RESULTS
+    assert 1 <= steps <= MAX_UNSENT_RESULTS + 1
     assert requests <= MAX_UNSENT_MESSAGES + MAX_UNSENT_RESULTS + 4
     assert len(peer.stream._outbox) <= MAX_UNSENT_MESSAGES + MAX_UNSENT_RESULTS
     await asyncio.sleep(0.1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.session.conftest import BLOCKING, FRAME, MakeWorld, World, click
+import numpy as np
+import pytest
+from tests.session.conftest import BLOCKING, FRAME, SIZE, MakeWorld, World, click
 
 from masklet.backends.fake import Fault
 from masklet.config import LimitsConfig, SessionConfig
@@ -94,6 +96,27 @@ async def test_a_removed_object_can_be_prompted_anew(world: World) -> None:
         peer.send(body)
     (found,) = (await peer.until(Result, 2)).objects
     assert (found.box, found.state) == ((2, 2, 6, 6), ObjectState.VISIBLE)
+
+
+async def test_an_object_removed_while_absent_and_prompted_anew_has_not_reappeared(world: World) -> None:
+    peer = await world.opened(BLOCKING)
+    for body in (click(1, 23, 8), FRAME, FRAME, FRAME, FRAME, RemoveObject(1), click(1, 8, 8), FRAME):
+        peer.send(body)
+    await peer.until(Result, 5)
+    states = [result.objects[0].state for result in peer.all(Result)[-2:]]
+    assert states == [ObjectState.ABSENT, ObjectState.VISIBLE]
+
+
+async def test_mask_prompts_that_wait_are_bounded_in_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("masklet.session.intake.MAX_WAITING_MASK_BYTES", 2 * SIZE[0] * SIZE[1])
+    peer = await world.opened(BLOCKING)
+    sent = [peer.send(PromptFor(Prompt(number, mask=np.ones(SIZE, bool)))) for number in (1, 2, 3)]
+    peer.send(FRAME)
+    await peer.until(Result)
+    assert [failed.request_seq for failed in peer.all(RequestFailed)] == sent[2:]
+    peer.send(PromptFor(Prompt(3, mask=np.ones(SIZE, bool))))
+    peer.send(FRAME)
+    assert len((await peer.until(Result, 2)).objects) == 3
 
 
 async def test_reset_forgets_objects_and_history(world: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from masklet.errors import LimitExceeded, MaskletError, ServerDraining
@@ -53,6 +54,7 @@ class Intake:
         while self._protocol.state is not StreamState.CLOSING:
             await self._outbox.room_for_message()
             await self._timeline.wait_room()
+            await asyncio.sleep(0)  # requests already here would be read without a pause: a flood must stall nobody
             message = await anext(requests, None)
             if message is None:
                 self._protocol.handle(StreamEvent.HALF_CLOSE)
