@@ -44,6 +44,7 @@ class Plan:
         objects: object counts.
         rounds: timed frames per comparison.
         budget_s: no further round is begun after so long, but there are always two.
+        deadline: on the monotonic clock; no comparison is begun later.
     """
 
     variant: str
@@ -51,6 +52,7 @@ class Plan:
     objects: tuple[int, ...]
     rounds: int
     budget_s: float
+    deadline: float
 
 
 @dataclass(slots=True)
@@ -78,6 +80,9 @@ def engine_section(report: Report, plan: Plan) -> None:
     for size in plan.sizes:
         state = seeded_state(plan.variant, size)
         for objects in plan.objects:
+            if time.monotonic() > plan.deadline:
+                report.notes.append(f"Out of time before {size} px with {objects} objects; see --minutes.")
+                continue
             contestants = _contestants(Load(plan.variant, size, objects=objects), state)
             _take_turns(contestants, size, plan)
             _report_comparison(report, size, objects, contestants)
@@ -174,13 +179,14 @@ def main() -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     quick = args.quick
-    plan = Plan(args.variant, tuple(args.sizes), tuple(args.objects), rounds=4 if quick else 12, budget_s=60.0)
+    deadline = time.monotonic() + 60 * args.minutes
+    plan = Plan(args.variant, tuple(args.sizes), tuple(args.objects), 4 if quick else 12, 60.0, deadline)
     report = Report("bench_cpu_quick" if quick else "bench_cpu")
     report.notes += NOTES
     sections = {
-        "engine": lambda: engine_section(report, plan),
-        "service": lambda: service_section(report, plan, frames=30 if quick else 120),
+        "service": lambda: service_section(report, plan, frames=40 if quick else 120),
         "flatness": lambda: flatness_section(report, plan, frames=args.frames, size=128),
+        "engine": lambda: engine_section(report, plan),
     }
     for name in args.sections:
         sections[name]()
@@ -203,11 +209,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--objects", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--variant", default="sam2.1_hiera_tiny")
     parser.add_argument("--frames", type=int, default=0, help="frames of the flatness run (default 2000)")
+    parser.add_argument("--minutes", type=float, default=13.0, help="no comparison of engines is begun after so long")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="256 px only, few rounds, 200 frames in a row")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
-    args.sections = args.sections or ["engine", "service", "flatness"]
+    args.sections = args.sections or ["service", "flatness", "engine"]
     args.sizes = args.sizes or ([256] if args.quick else [256, 512, 1024])
     args.frames = args.frames or (200 if args.quick else 2000)
     return args
