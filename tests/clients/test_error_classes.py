@@ -25,7 +25,9 @@ def _status(reason: str, *details: object, domain: str = "masklet") -> status_pb
 
 
 def _rpc_error(code: grpc.StatusCode, *trailing: tuple[str, bytes]) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details="said grpc")
+    return grpc.aio.AioRpcError(
+        code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), details="said grpc", debug_error_string=None
+    )
 
 
 @pytest.mark.parametrize("reason", sorted(error_classes()))

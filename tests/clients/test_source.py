@@ -16,7 +16,7 @@ from masklet_client.video_file import VideoFile
 def test_video_file_gives_all_frames_with_their_times(video: Path) -> None:
     with open_source(str(video)) as source:
         frames = list(source.frames())
-    assert (source.size, source.frame_rate, source.frame_count, source.live) == ((48, 64), 12, 10, False)
+    assert (source.size, source.frame_rate, source.frame_count, source.live) == ((48, 64), Fraction(12), 10, False)
     assert [frame.index for frame in frames] == list(range(10))
     assert [round(frame.pts_s * 12) for frame in frames] == list(range(10))
     assert frames[0].image.shape == (48, 64, 3)

@@ -19,6 +19,7 @@ from masklet.errors import (
 )
 from masklet.types import DropPolicy, ImageArray, MaskEncoding, ObjectState
 from masklet_client import Dropped, PromptApplied, RequestFailed, Result, outbox
+from masklet_client.settings import StreamOptions
 
 from .conftest import SIZE, connected, running
 
@@ -115,7 +116,7 @@ async def test_refused_request_is_kept_and_logged_and_the_stream_lives(
 async def test_refused_request_raises_when_asked_for_and_the_stream_lives(
     address: str, frames: list[ImageArray]
 ) -> None:
-    options = {"policy": "block", "raise_request_errors": True}
+    options: StreamOptions = {"policy": "block", "raise_request_errors": True}
     async with masklet_client.connect(address) as client, client.track(SIZE, **options) as stream:
         await stream.remove(9)
         await stream.send(frames[0])
@@ -140,14 +141,15 @@ async def test_frames_the_server_skips_are_reported(frames: list[ImageArray]) ->
 
 
 async def test_latest_skips_to_the_newest_result(address: str, frames: list[ImageArray]) -> None:
-    async with masklet_client.connect(address) as client, client.track(SIZE, policy="block") as stream:
+    seen: list[masklet_client.Event] = []
+    options: StreamOptions = {"policy": "block"}
+    async with masklet_client.connect(address) as client, client.track(SIZE, on_event=seen.append, **options) as stream:
         assert stream.latest() is None
-        arrived = asyncio.Event()
-        stream._reader._on_event = lambda event: arrived.set() if event.frame_index == 3 else None
         for frame in frames[:4]:
             await stream.send(frame)
-        await asyncio.wait_for(arrived.wait(), 5)
-        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            while sum(isinstance(event, Result) for event in seen) < 4:
+                await asyncio.sleep(0.01)
         newest = stream.latest()
         assert newest is not None and newest.frame_index == 3 and stream.latest() is None
 
@@ -176,7 +178,7 @@ async def test_finish_ends_iteration_after_the_last_answer(address: str, frames:
 
 
 async def test_unread_results_do_not_keep_a_stream_from_closing(address: str, frames: list[ImageArray]) -> None:
-    options = {"policy": "block", "codec": "rgb8"}
+    options: StreamOptions = {"policy": "block", "codec": "rgb8"}
     async with masklet_client.connect(address) as client, client.track((8, 8), **options) as stream:
         async with asyncio.timeout(20):
             for _ in range(200):

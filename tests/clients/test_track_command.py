@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def test_overlay_has_as_many_frames_and_the_rate_of_the_source(far_address: str,
     assert main(["track", str(video), "--click", "1@0:30,20", "-o", str(out), "--server", far_address, "--quiet"]) == 0
     with open_source(str(out)) as source:
         assert len(list(source.frames())) == 10
-    assert (source.size, source.frame_rate) == ((48, 64), 12)
+    assert (source.size, source.frame_rate) == ((48, 64), Fraction(12))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
