@@ -90,9 +90,9 @@ async def _through_server(args: argparse.Namespace, clip: SyntheticClip) -> _Tra
     log = args.out / "server.log"
     flags = [f"--backend={args.backend}", f"--model.input_size={args.input_size}", f"--model.weights={args.weights}"]
     async with _terminable():
-        _say(f"2/4 starting a server, log in {log} (up to {_READY_TIMEOUT_S:g} s, mostly less than 20)")
+        _say(f"2/4 starting a server, log in {log} (gives up after {_READY_TIMEOUT_S:g} s)")
         async with _service(flags, log) as address:
-            _say(f"3/4 tracking through {address} (on two CPU cores under two minutes, on a GPU seconds)")
+            _say(f"3/4 tracking through {address} (a CPU may take minutes, the bar tells)")
             return await _track(address, clip)
 
 
