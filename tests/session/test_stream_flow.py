@@ -17,6 +17,7 @@ from masklet.session.messages import (
     Close,
     Dropped,
     GoAway,
+    Open,
     Ping,
     Pong,
     PromptApplied,
@@ -42,13 +43,11 @@ async def all_read(peer: Peer) -> None:
             await asyncio.sleep(0.001)
 
 
-async def held(
-    make_world: MakeWorld, wanted: object = OPEN, **config: object
-) -> tuple[World, Peer, asyncio.Event, int]:
+async def held(make_world: MakeWorld, wanted: Open = OPEN, **config: object) -> tuple[World, Peer, asyncio.Event, int]:
     """A stream whose first frame is in inference until the event is set."""
     release = asyncio.Event()
     world = await make_world([Hold(release, step=1)], **config)
-    peer = await world.opened(wanted)  # type: ignore[arg-type]
+    peer = await world.opened(wanted)
     seq = peer.send(FRAME)
     await step_begun(world)
     return world, peer, release, seq
@@ -163,10 +162,10 @@ async def test_a_flood_of_frames_is_accounted_for_one_by_one(world: World) -> No
     assert sorted(accounted) == sent
 
 
-async def unread(world: World, messages: int) -> Peer:
+async def unread(world: World, messages: int, wanted: Open = OPEN) -> Peer:
     """A client that sends frames without end and reads `messages` answers, then no more."""
     peer = world.peer()
-    peer.send(OPEN)
+    peer.send(wanted)
     for _ in range(2000):
         peer.send(FRAME)
 
@@ -191,6 +190,12 @@ async def test_a_client_that_never_reads_stops_inference_and_then_reading(world:
     assert len(peer.stream._outbox) <= MAX_UNSENT_MESSAGES + MAX_UNSENT_RESULTS
     await asyncio.sleep(0.1)
     assert (world.backend.steps_started, peer.requests_read) == (steps, requests)
+
+
+async def test_results_nobody_reads_stop_inference_under_block_too(world: World) -> None:
+    peer = await unread(world, 1, BLOCKING)
+    assert world.backend.steps_started == MAX_UNSENT_RESULTS
+    assert peer.requests_read == 1 + MAX_UNSENT_RESULTS + SessionConfig().block_queue_frames
 
 
 async def test_a_client_that_never_reads_stalls_nobody_else(world: World) -> None:

@@ -107,6 +107,29 @@ async def test_an_object_removed_while_absent_and_prompted_anew_has_not_reappear
     assert states == [ObjectState.ABSENT, ObjectState.VISIBLE]
 
 
+async def test_an_object_reset_while_absent_has_not_reappeared(world: World) -> None:
+    peer = await world.opened(BLOCKING)
+    for body in (click(1, 23, 8), FRAME, FRAME, FRAME, FRAME, Reset(), click(1, 8, 8), FRAME):
+        peer.send(body)
+    (found,) = (await peer.until(Result, 5)).objects
+    assert found.state is ObjectState.VISIBLE
+
+
+async def test_a_removal_is_carried_out_before_a_correction_that_brings_the_object_back(world: World) -> None:
+    peer = await world.opened(BLOCKING)
+    for body in (click(1, 23, 8), FRAME, FRAME, FRAME, FRAME):
+        peer.send(body)
+    last = peer.send(FRAME)
+    for change in (RemoveObject(1), click(1, 8, 8, frame_seq=last), FRAME):
+        peer.send(change)
+    await peer.until(Result, 7)
+    assert [result.objects[0].state for result in peer.all(Result)[-3:]] == [
+        ObjectState.ABSENT,
+        ObjectState.VISIBLE,
+        ObjectState.VISIBLE,
+    ]
+
+
 async def test_mask_prompts_that_wait_are_bounded_in_bytes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("masklet.session.intake.MAX_WAITING_MASK_BYTES", 2 * SIZE[0] * SIZE[1])
     peer = await world.opened(BLOCKING)
