@@ -39,7 +39,7 @@ def torch_file(tmp_path, state):
 
 
 def trunk_shapes(*, width, blocks, newer):
-    shapes = {"image_encoder.trunk.patch_embed.proj.weight": (width, 3, 7, 7)}
+    shapes: dict[str, tuple[int, ...]] = {"image_encoder.trunk.patch_embed.proj.weight": (width, 3, 7, 7)}
     shapes |= {f"image_encoder.trunk.blocks.{i}.norm1.weight": (width,) for i in range(blocks)}
     return shapes | ({"obj_ptr_tpos_proj.weight": (64, 256)} if newer else {})
 

@@ -30,7 +30,13 @@ class Behaviour:
     asked: list[str] = field(default_factory=list)
 
 
+class _Server(ThreadingHTTPServer):
+    behaviour: Behaviour
+
+
 class _Mirror(BaseHTTPRequestHandler):
+    server: _Server
+
     def do_GET(self):
         behaviour = self.server.behaviour
         asked = self.headers.get("Range", "")
@@ -62,7 +68,7 @@ class _Mirror(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def mirror():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
+    server = _Server(("127.0.0.1", 0), _Mirror)
     server.behaviour = Behaviour()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()

@@ -1,9 +1,10 @@
 """Our names against those of the `transformers` library itself, for every published variant."""
 
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,10 +22,9 @@ LOADTESTS = Path(__file__).parents[2] / "loadtests"
 
 @pytest.fixture(scope="module")
 def peer():
-    spec = importlib.util.spec_from_file_location("peer_transformers", LOADTESTS / "peer_transformers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(LOADTESTS)
+        return importlib.import_module("peer_transformers")
 
 
 def shapes(state):
@@ -65,7 +65,7 @@ def test_renamed_weights_compute_the_same_masks(peer, monkeypatch, variant):
     memories_unrounded = SimpleNamespace(**{**vars(torch), "bfloat16": torch.float32})
     monkeypatch.setattr(sys.modules[peer.Sam2VideoModel.__module__], "torch", memories_unrounded)
     network = build(variant, input_size=64, seed=2)
-    network.sam_mask_decoder.pred_obj_score_head.layers[2].bias += 10  # the object is always there
+    network.state_dict()["sam_mask_decoder.pred_obj_score_head.layers.2.bias"] += 10  # the object is always there
     state = {key: value.clone() for key, value in network.state_dict().items()}
     theirs = peer.PeerStream(peer.build_peer(variant, state, image_size=64), image_size=64)
     ours = Engine(network, EngineSettings(device="cpu", precision="float32"))
@@ -74,7 +74,7 @@ def test_renamed_weights_compute_the_same_masks(peer, monkeypatch, variant):
     frames = np.random.default_rng(4).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     for seq, frame in enumerate(frames, start=1):
         prompts = (Prompt.clicks(1, [(20, 30)]),) if seq == 1 else ()
-        (result,) = ours.step([("s", StepRequest(seq, frame, prompts=prompts, with_logits=True))])
+        result: Any = ours.step([("s", StepRequest(seq, frame, prompts=prompts, with_logits=True))])[0]
         expected = theirs.step(peer.normalise(frame, dtype=torch.float32, device="cpu"))[0].numpy()
         off_by = np.linalg.norm(result.objects[0].logits - expected) / np.linalg.norm(expected)
         assert off_by < (1e-4 if seq == 1 else 0.02)  # random weights amplify rounding; one wrong name gives 0.1 to 2

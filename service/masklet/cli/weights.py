@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+from masklet.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,18 +33,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out one `weights` action; errors are printed, the exit status is 1 then."""
-    from masklet.errors import MaskletError
-
+    """Carry out one `weights` action. Raises WeightsError, or ConfigError where torch is not installed."""
     actions = {"list": _list, "download": _download, "convert": _convert, "info": _inspect}
     try:
         actions[args.action](args)
-    except MaskletError as error:
-        print(f"masklet weights {args.action}: {error}", file=sys.stderr)
-        return 1
     except ModuleNotFoundError as error:
-        print(f"masklet weights needs {error.name}: install masklet[engine]", file=sys.stderr)
-        return 1
+        raise ConfigError(f"masklet weights needs {error.name}: pip install masklet[engine]") from error
     return 0
 
 
