@@ -14,7 +14,7 @@ import torch
 from masklet.engine import Engine, EngineSettings
 from masklet.errors import MaskletError
 from masklet.model import build
-from masklet.types import Prompt, Size, StepRequest, TrackSettings
+from masklet.types import Prompt, Size, StepRequest, StepResult, TrackSettings
 
 Image = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -86,7 +86,7 @@ class OurRunner:
         settings = EngineSettings(device=load.device, precision=load.precision, memory_precision=load.precision)
         self._engine, self._seq = Engine(network, settings), 0
         self._sessions = [f"stream {number}" for number in range(load.streams)]
-        self._masks: Masks | None = None
+        self._last: StepResult | None = None
         for session in self._sessions:
             self._engine.open(session, track or TrackSettings(fill_hole_area=0))
 
@@ -101,16 +101,16 @@ class OurRunner:
         request = StepRequest(frame_seq=self._seq + 1, image=prepared, prompts=prompts)
         results = self._engine.step([(session, request) for session in self._sessions])
         self._seq += 1
-        for result in results:
+        for result in reversed(results):
             if isinstance(result, MaskletError):
                 raise result
-        self._masks = np.stack([found.mask for found in results[0].objects])
+            self._last = result
 
     def masks(self) -> Masks:
         """The last masks, at frame size."""
-        if self._masks is None:
+        if self._last is None:
             raise RuntimeError("no step was made")
-        return self._masks
+        return np.stack([found.mask for found in self._last.objects])
 
 
 class PeerRunner:

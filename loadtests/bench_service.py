@@ -70,18 +70,20 @@ async def compare_service(load: Load, *, frames: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pt"
         save_checkpoint(state, weights)
-        async with _served(load, weights) as address, masklet_client.connect(address) as client:
-            options = {"policy": "block", "mask_encoding": "rle", "codec": "jpeg"}
-            async with client.track((HEIGHT, WIDTH), **options) as stream:
-                for number, point in enumerate(load.clicks((HEIGHT, WIDTH)), start=1):
-                    await stream.click(number, point)
-                await _service_block(stream, clip.payloads[:_WARM_UP])
-                _engine_block(engine, clip.images[:_WARM_UP])
-                for _ in range(max(1, frames // _BLOCK)):
-                    per_frame["engine"].append(_engine_block(engine, clip.images))
-                    seconds, block = await _service_block(stream, clip.payloads)
-                    per_frame["service"].append(seconds)
-                    timings += block
+        async with (
+            _served(load, weights) as address,
+            masklet_client.connect(address) as client,
+            client.track((HEIGHT, WIDTH), policy="block", mask_encoding="rle", codec="jpeg") as stream,
+        ):
+            for number, point in enumerate(load.clicks((HEIGHT, WIDTH)), start=1):
+                await stream.click(number, point)
+            await _service_block(stream, clip.payloads[:_WARM_UP])
+            _engine_block(engine, clip.images[:_WARM_UP])
+            for _ in range(max(1, frames // _BLOCK)):
+                per_frame["engine"].append(_engine_block(engine, clip.images))
+                seconds, block = await _service_block(stream, clip.payloads)
+                per_frame["service"].append(seconds)
+                timings += block
     return _rows(load, per_frame, timings)
 
 

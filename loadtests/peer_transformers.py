@@ -79,9 +79,11 @@ def build_peer(
     transformers_logging.set_verbosity_error()
     config = peer_config(variant, image_size)
     config._attn_implementation = "sdpa"
-    model = Sam2VideoModel(config).eval()
+    model: Sam2VideoModel = Sam2VideoModel(config)
+    model.train(False)
     model.load_state_dict(to_transformers(state), strict=True)
-    return model.to(device=device, dtype=dtype)
+    model.to(device=device, dtype=dtype)
+    return model
 
 
 def normalise(image: npt.NDArray[np.uint8], *, dtype: torch.dtype, device: str) -> torch.Tensor:
@@ -120,7 +122,8 @@ class PeerStream:
         """Track one normalised frame [3, S, S]; low-resolution logits [objects, S/4, S/4], still on the device."""
         answer = self._model(inference_session=self._session, frame=frame, frame_idx=self._frames)
         self._frames += 1
-        return answer.pred_masks[:, 0]
+        logits: torch.Tensor = answer.pred_masks[:, 0]
+        return logits
 
     def trim(self) -> None:
         """Drop what the peer never reads again: old pixels, old tracked outputs, full-size masks."""
