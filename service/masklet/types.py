@@ -143,6 +143,8 @@ class TrackSettings:
         max_conditioning_frames: at most so many prompted frames are attended to; None: no limit.
         fill_hole_area: background specks of at most so many low-resolution cells are filled; 0: off.
         history_frames: answered frames that may still be corrected.
+        video_frames: length of the whole video if it is known. The reference spreads the distances of object pointers
+            over min(video_frames, 16) frames, so a shorter clip is tracked a little differently. None: a live stream.
     """
 
     profile: Profile = Profile.INTERACTIVE
@@ -150,6 +152,7 @@ class TrackSettings:
     max_conditioning_frames: int | None = 4
     fill_hole_area: int = 8
     history_frames: int = 1
+    video_frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

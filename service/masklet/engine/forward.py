@@ -87,17 +87,23 @@ class Forward:
         reads = {i: row.track.bank.read(row.index) for i, row in enumerate(self.rows) if not row.initial}
         conditioned: dict[int, Tensor] = {}
         for group in self._groups((i, read.shape) for i, read in reads.items()):
-            batch = self._memory_batch([reads[i] for i in group])
+            batch = self._memory_batch([reads[i] for i in group], [self._pointer_span(i) for i in group])
             embeddings = self.network.condition(*self._frames_of(group), batch)
             conditioned.update(zip(group, embeddings, strict=True))
         return conditioned
 
-    def _memory_batch(self, reads: list[BankRead]) -> MemoryBatch:
+    def _pointer_span(self, i: int) -> int:
+        """What pointer distances are normalised by: 15, less in a video known to be shorter (as the reference does)."""
+        slots, length = self.network.config.pointer_slots, self.jobs[self.rows[i].job].session.settings.video_frames
+        return max(1, min(slots, length or slots) - 1)
+
+    def _memory_batch(self, reads: list[BankRead], spans: list[int]) -> MemoryBatch:
         return MemoryBatch(
             memories=self.pools.memories.read([read.memories for read in reads]),
             slots=torch.tensor([read.slots for read in reads], device=self.device),
             pointers=self.pools.pointers.read([read.pointers for read in reads]),
-            distances=torch.tensor([read.distances for read in reads], device=self.device),
+            distances=torch.tensor([read.distances for read in reads], device=self.device)
+            / torch.tensor(spans, device=self.device)[:, None],
         )
 
     def _frames_of(self, group: list[int]) -> tuple[FrameFeatures, Tensor]:

@@ -47,7 +47,7 @@ class SAM2Config:
         dim: channels of image features and tokens.
         memory_dim: channels of a memory.
         memory_slots: conditioning slot and recent memories, 1 + 6.
-        pointer_slots: object pointers attended to besides those of conditioning frames, plus one: distances / 15.
+        pointer_slots: object pointers of a frame, its own included; distances are normalised by one less.
         memory_layers: layers of the memory attention.
     """
 

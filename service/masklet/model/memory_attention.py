@@ -97,8 +97,8 @@ class RotaryAttention(nn.Module):
 
     def to_itself(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
-        q = rotate(_planes(x, self.q_proj), *rotary)
-        k = rotate(_planes(x, self.k_proj), *rotary)
+        q = rotate(self.q_proj(x), *rotary)
+        k = rotate(self.k_proj(x), *rotary)
         q, k, v = (t[:, None] for t in (q, k, self.v_proj(x)))
         out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v)[:, 0])
         return out
@@ -109,23 +109,14 @@ class RotaryAttention(nn.Module):
         Attention weights sum to one, so the values are averaged in the memories' few channels and projected after;
         both projections that follow are one matrix.
         """
-        q = rotate(_planes(x, self.q_proj), *rotary)
-        k = _planes(memory.keys, self.k_proj)
+        q = rotate(self.q_proj(x), *rotary)
+        k = self.k_proj(memory.keys)
         cells = k[:, : memory.spatial].unflatten(1, (-1, x.shape[1]))
         k = torch.cat((rotate(cells, *rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
         averaged = weighted_average(q, k, memory.values)
         weight = self.out_proj.weight @ self.v_proj.weight
         bias = F.linear(self.v_proj.bias, self.out_proj.weight, self.out_proj.bias)
         return F.linear(averaged, weight, bias)
-
-
-def _planes(x: Tensor, projection: nn.Linear) -> Tensor:
-    """Project, with the outputs reordered so that first and second coordinates of the rotated planes are halves.
-
-    Checkpoints interleave them. Attention does not depend on the order as long as queries and keys agree.
-    """
-    weight = projection.weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1)
-    return F.linear(x, weight, projection.bias.view(-1, 2).t().flatten())
 
 
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:

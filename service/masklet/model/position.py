@@ -45,6 +45,6 @@ def axial_rotary(side: int, dim: int, *, device: torch.device | None = None) -> 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [..., N, 2 * D], whose halves hold the two coordinates of each plane, by angles [N, D]."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    """Rotate [..., N, 2 * D], whose neighbouring channels are the two coordinates of a plane, by angles [N, D]."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)

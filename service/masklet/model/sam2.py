@@ -44,7 +44,7 @@ class MemoryBatch:
         memories: [B, K, h * w, M].
         slots: [B, K] temporal index: 0 for the frame before, ..., 5; 6 for conditioning frames.
         pointers: [B, P, C] object pointers.
-        distances: [B, P] frames between each pointer's frame and this one.
+        distances: [B, P] frames between each pointer's frame and this one, over the span they are normalised by.
     """
 
     memories: Tensor
@@ -162,11 +162,10 @@ class SAM2(nn.Module):
         )
 
     def pointer_positions(self, distances: Tensor) -> Tensor:
-        """[B, P] frames -> [B, P, M]; zero in 2.0."""
+        """[B, P] normalised distances -> [B, P, M]; zero in 2.0."""
         if not self.config.pointer_positions:
             return torch.zeros((*distances.shape, self.config.memory_dim), device=distances.device)
-        sines = sine_distance(distances / (self.config.pointer_slots - 1), self.config.dim)
-        out: Tensor = self.obj_ptr_tpos_proj(sines)
+        out: Tensor = self.obj_ptr_tpos_proj(sine_distance(distances, self.config.dim))
         return out
 
     def decode(
