@@ -1,0 +1,210 @@
+"""The engine in this process: one worker thread owns it and batches whatever sessions have ready."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from masklet.engine.load import load_engine
+from masklet.config import ModelConfig
+from masklet.engine import Engine
+from masklet.errors import BackendError, BackendUnavailable, MaskletError
+from masklet.types import BackendStats, ModelDescription, Prompt, StepRequest, StepResult, TrackSettings
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Call:
+    """Something to be done by the worker; steps (those with a request) may share a batch."""
+
+    session_id: str
+    run: Callable[[Engine], Any] | None = None
+    request: StepRequest | None = None
+    done: Future[Any] = field(default_factory=Future)
+
+
+class EmbeddedBackend:
+    """`Backend` over an `Engine` of this process."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Nothing is loaded before the backend is entered."""
+        self._config = config
+        self._calls: deque[_Call] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._worker: threading.Thread | None = None
+        self._engine: Engine | None = None
+        self._description: ModelDescription | None = None
+        self._batches = self._batched_steps = 0
+
+    async def __aenter__(self) -> Self:
+        """Load the weights and run one frame, so that the first client does not pay for it."""
+        started: Future[ModelDescription] = Future()
+        self._stopping = False
+        self._worker = threading.Thread(target=self._work, args=(started,), name="masklet-engine", daemon=True)
+        self._worker.start()
+        self._description = await asyncio.wrap_future(started)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the batch in hand, refuse the rest, free the model."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        if self._worker is not None:
+            await asyncio.to_thread(self._worker.join)
+        self._worker = self._engine = None
+
+    def describe(self) -> ModelDescription:
+        """What runs here."""
+        if self._description is None:
+            raise BackendUnavailable("the embedded engine is not loaded yet")
+        return self._description
+
+    def stats(self) -> BackendStats:
+        """What is held here."""
+        engine = self._engine
+        return BackendStats(
+            sessions=len(engine.sessions) if engine else 0,
+            bank_bytes=engine.bank_bytes if engine else 0,
+            batches=self._batches,
+            batched_steps=self._batched_steps,
+        )
+
+    async def open(self, session_id: str, settings: TrackSettings) -> None:
+        """Start an empty memory bank."""
+        await self._submit(_Call(session_id, run=lambda engine: engine.open(session_id, settings)))
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        """Track one frame, or correct one."""
+        result: StepResult = await self._submit(_Call(session_id, request=request))
+        return result
+
+    async def export_state(self, session_id: str) -> bytes:
+        """The session's whole state."""
+        state: bytes = await self._submit(_Call(session_id, run=lambda engine: engine.export_state(session_id)))
+        return state
+
+    async def import_state(self, session_id: str, state: bytes) -> None:
+        """Open a session with an exported state."""
+        await self._submit(_Call(session_id, run=lambda engine: engine.import_state(session_id, state)))
+
+    async def close(self, session_id: str) -> None:
+        """Forget a session."""
+        await self._submit(_Call(session_id, run=lambda engine: engine.close(session_id)))
+
+    async def _submit(self, call: _Call) -> Any:
+        with self._wake:
+            if self._stopping or self._worker is None or not self._worker.is_alive():
+                raise BackendUnavailable("the embedded engine is not running")
+            self._calls.append(call)
+            self._wake.notify()
+        return await asyncio.wrap_future(call.done)
+
+    def _work(self, started: Future[ModelDescription]) -> None:
+        """The worker thread."""
+        try:
+            engine, description = load_engine(self._config)
+            warm_up(engine)
+        except BaseException as error:
+            started.set_exception(error)
+            return
+        self._engine = engine
+        started.set_result(description)
+        while batch := self._next_calls():
+            if batch[0].request is None:
+                self._run_one(engine, batch[0])
+            else:
+                self._run_steps(engine, batch)
+        self._refuse_waiting()
+
+    def _next_calls(self) -> list[_Call]:
+        """One call that is not a step, or all steps that wait, up to the batch limit; empty when stopping.
+
+        Calls for one session keep their order: a step behind another call of its session waits for the next turn.
+        """
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping or self._calls)
+            if self._stopping:
+                return []
+            if self._calls[0].request is None:
+                return [self._calls.popleft()]
+            batch: list[_Call] = []
+            skipped: deque[_Call] = deque()
+            seen: set[str] = set()
+            while self._calls and len(batch) < self._config.max_batch:
+                call = self._calls.popleft()
+                (skipped if call.request is None or call.session_id in seen else batch).append(call)
+                seen.add(call.session_id)
+            self._calls.extendleft(reversed(skipped))
+            return batch
+
+    def _run_one(self, engine: Engine, call: _Call) -> None:
+        if not call.done.set_running_or_notify_cancel():
+            return
+        try:
+            assert call.run is not None
+            call.done.set_result(call.run(engine))
+        except MaskletError as error:
+            call.done.set_exception(error)
+        except Exception as error:
+            call.done.set_exception(_failed(error))
+
+    def _run_steps(self, engine: Engine, batch: list[_Call]) -> None:
+        live = [call for call in batch if call.done.set_running_or_notify_cancel()]
+        if not live:
+            return
+        self._batches += 1
+        self._batched_steps += len(live)
+        for call, answer in zip(live, _step(engine, live), strict=True):
+            if isinstance(answer, MaskletError):
+                call.done.set_exception(answer)
+            else:
+                call.done.set_result(answer)
+
+    def _refuse_waiting(self) -> None:
+        with self._wake:
+            while self._calls:
+                call = self._calls.popleft()
+                if call.done.set_running_or_notify_cancel():
+                    call.done.set_exception(BackendUnavailable("the embedded engine was stopped"))
+
+
+def _step(engine: Engine, calls: list[_Call]) -> list[StepResult | MaskletError]:
+    """One batch; if it breaks, its requests one by one, so that one of them cannot take the others along."""
+    try:
+        return engine.step([(call.session_id, call.request) for call in calls if call.request is not None])
+    except Exception as error:
+        if len(calls) == 1:
+            return [_failed(error)]
+    return [answer for call in calls for answer in _step(engine, [call])]
+
+
+def _failed(error: Exception) -> BackendError:
+    _LOG.exception("engine failed")
+    return BackendError(f"the engine failed on this request: {type(error).__name__}: {error}")
+
+
+def warm_up(engine: Engine) -> None:
+    """Run two frames of one object and forget them: allocations and kernel choices happen here."""
+    size = engine.network.config.input_size
+    image = np.zeros((size, size, 3), np.uint8)
+    engine.open("warm-up", TrackSettings())
+    middle = [(size / 2, size / 2)]
+    with torch.inference_mode():
+        engine.step([("warm-up", StepRequest(1, image, (Prompt.clicks(1, middle),)))])
+        engine.step([("warm-up", StepRequest(2, image))])
+    engine.close("warm-up")

@@ -1,0 +1,86 @@
+"""`masklet verify`: do this build's answers equal the reference's?"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from pathlib import Path
+
+from masklet.backends.base import Backend
+from masklet.config import ModelConfig
+from masklet.errors import MaskletError
+from masklet.verification.replay import Differences, ObservedBackend, Replay
+from masklet.verification.scenario import Scenario, find_scenarios, read_scenario, write_weights
+
+TOLERANCES = Differences(logits=0.02, object_score=0.002, pointer=0.001)
+_HEADER = f"{'scenario':<52} {'frames':>6} {'logits':>9} {'score':>9} {'pointer':>9} {'s':>6}  verdict"
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `masklet verify`."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="check this build against recorded results",
+        description="Replay golden scenarios through the session and backend layers and compare low-resolution "
+        "logits, object scores and object pointers with the recorded answers of the reference implementation. "
+        f"Tolerances: {TOLERANCES.logits} / {TOLERANCES.object_score} / {TOLERANCES.pointer}. "
+        "Exits 1 if a scenario is out of tolerance.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of scenarios (.json with .npz)")
+    parser.add_argument("--backend", choices=["embedded"], default="embedded", help="what computes (default: embedded)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
+    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay all scenarios; 0 if all are inside the tolerances."""
+    paths = [path for folder in args.folders for path in find_scenarios(folder)]
+    print(_HEADER)
+    with tempfile.TemporaryDirectory(prefix="masklet-verify-") as folder:
+        passed = [asyncio.run(_verify(path, args, Path(folder))) for path in paths]
+    print(f"{sum(passed)} of {len(passed)} scenarios inside the tolerances")
+    return 0 if all(passed) else 1
+
+
+async def _verify(path: Path, args: argparse.Namespace, folder: Path) -> bool:
+    scenario = read_scenario(path)
+    started = time.perf_counter()
+    try:
+        async with _backend(scenario, args, folder) as backend:
+            found = await Replay(scenario, ObservedBackend(backend, len(scenario.frames))).run()
+    except MaskletError as error:
+        print(f"{scenario.name:<52} {len(scenario.frames):>6} {'':>36}  FAILED: {error}", flush=True)
+        return False
+    passed = _inside(found)
+    print(
+        f"{scenario.name:<52} {len(scenario.frames):>6} {found.logits:>9.5f} {found.object_score:>9.6f}"
+        f" {found.pointer:>9.6f} {time.perf_counter() - started:>6.1f}  {'ok' if passed else 'OUT OF TOLERANCE'}",
+        flush=True,
+    )
+    return passed
+
+
+def _backend(scenario: Scenario, args: argparse.Namespace, folder: Path) -> Backend:
+    from masklet.backends.embedded import EmbeddedBackend
+
+    return EmbeddedBackend(
+        ModelConfig(
+            variant=scenario.variant,
+            weights=str(write_weights(scenario, folder)),
+            input_size=scenario.image_size,
+            device=args.device,
+            precision=args.precision,
+        )
+    )
+
+
+def _inside(found: Differences) -> bool:
+    return (
+        not found.missing
+        and found.logits <= TOLERANCES.logits
+        and found.object_score <= TOLERANCES.object_score
+        and found.pointer <= TOLERANCES.pointer
+    )

@@ -1,0 +1,36 @@
+"""From a configuration to an engine: weights, device, precision, threads."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from masklet.config import ModelConfig
+from masklet.engine import Engine, EngineSettings
+from masklet.model import build
+from masklet.model.checkpoint import load_weights
+from masklet.types import ModelDescription
+
+
+def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
+    """Build the engine a configuration asks for.
+
+    Raises:
+        ConfigError: unknown variant, device or precision, or a bad input size.
+        WeightsError: the checkpoint cannot be read or is of another variant.
+    """
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    settings = EngineSettings(config.device, config.precision, config.memory_precision)
+    network = build(config.variant, input_size=config.input_size, seed=None if config.weights else config.seed)
+    sha256 = load_weights(network, config.weights, variant=config.variant) if config.weights else ""
+    engine = Engine(network, settings)
+    return engine, ModelDescription(
+        model=config.variant,
+        weights_sha256=sha256,
+        trained=bool(config.weights),
+        input_size=network.config.input_size,
+        backend="embedded",
+        device=engine.device.type,
+        precision=str(engine.network.dtype).removeprefix("torch."),
+    )

@@ -1,0 +1,1 @@
+"""Replays recorded answers of the reference through the session and backend layers."""

@@ -1,0 +1,220 @@
+"""Replays a scenario as a client would: through a stream, frame by frame, over any backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from masklet.backends.base import Backend
+from masklet.config import LimitsConfig, SessionConfig
+from masklet.errors import BackendError
+from masklet.observability.metrics import Metrics
+from masklet.session.context import StreamContext
+from masklet.session.messages import (
+    ClientBody,
+    ClientMessage,
+    Dropped,
+    Frame,
+    Open,
+    PromptFor,
+    RemoveObject,
+    RequestFailed,
+    Result,
+    ServerMessage,
+)
+from masklet.session.registry import SessionRegistry
+from masklet.session.stream import SessionStream
+from masklet.types import (
+    BackendStats,
+    DropPolicy,
+    FloatArray,
+    FrameCodec,
+    MaskEncoding,
+    ModelDescription,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
+from masklet.verification.scenario import Event, Scenario
+
+UNLIMITED_CONDITIONING_FRAMES = 64
+
+
+@dataclass(slots=True)
+class Differences:
+    """Largest absolute differences from the recorded answers, over a scenario.
+
+    Attributes:
+        logits: of low-resolution logits.
+        object_score: of object scores.
+        pointer: of object pointers.
+        missing: recorded answers of tracked frames that this build did not give.
+    """
+
+    logits: float = 0.0
+    object_score: float = 0.0
+    pointer: float = 0.0
+    missing: int = 0
+
+
+class ObservedBackend:
+    """A backend that keeps the object pointers of the newest step, and sets what the stream protocol cannot say.
+
+    The scenarios were recorded without hole filling and on videos of known length.
+    """
+
+    def __init__(self, inner: Backend, video_frames: int) -> None:
+        self._inner = inner
+        self._video_frames = video_frames
+        self.pointers: dict[int, FloatArray] = {}
+
+    async def __aenter__(self) -> Self:
+        """Nothing: the inner backend is entered by its owner."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing."""
+
+    def describe(self) -> ModelDescription:
+        """Of the inner backend."""
+        return self._inner.describe()
+
+    def stats(self) -> BackendStats:
+        """Of the inner backend."""
+        return self._inner.stats()
+
+    async def open(self, session_id: str, settings: TrackSettings) -> None:
+        """Open with the settings of the recording."""
+        await self._inner.open(session_id, replace(settings, fill_hole_area=0, video_frames=self._video_frames))
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        """Step, and keep the pointers."""
+        result = await self._inner.step(session_id, replace(request, with_pointers=True))
+        self.pointers = {o.object_id: o.pointer for o in result.objects if o.pointer is not None}
+        return result
+
+    async def export_state(self, session_id: str) -> bytes:
+        """Of the inner backend."""
+        return await self._inner.export_state(session_id)
+
+    async def import_state(self, session_id: str, state: bytes) -> None:
+        """Of the inner backend."""
+        await self._inner.import_state(session_id, state)
+
+    async def close(self, session_id: str) -> None:
+        """Of the inner backend."""
+        await self._inner.close(session_id)
+
+
+@dataclass(slots=True)
+class Replay:
+    """One scenario on its way through a stream."""
+
+    scenario: Scenario
+    backend: ObservedBackend
+    differences: Differences = field(default_factory=Differences)
+    seq: int = 0
+    compared: set[str] = field(default_factory=set)
+
+    async def run(self) -> Differences:
+        """Send everything, one answer at a time.
+
+        Raises:
+            BackendError: a frame was not answered, or a prompt refused.
+        """
+        registry, limits = SessionRegistry(1), LimitsConfig(max_frame_bytes=64 * 2**20)
+        context = StreamContext(self.backend, registry, limits, SessionConfig(idle_timeout_s=3600), Metrics())
+        requests = _Requests()
+        async with aclosing(SessionStream(context, peer="verify").run(requests)) as answers:
+            self._send(requests, self._open())
+            for frame in range(len(self.scenario.frames)):
+                await self._frame(frame, requests, answers)
+        recorded = {key.rsplit("/", 1)[0] for key in self.scenario.answers if key.startswith("tracked/")}
+        self.differences.missing = len(recorded - self.compared)
+        return self.differences
+
+    def _open(self) -> Open:
+        scenario = self.scenario
+        return Open(
+            codec=FrameCodec.RGB8,
+            size=(scenario.image_size, scenario.image_size),
+            mask_encoding=MaskEncoding.NONE,
+            drop_policy=DropPolicy.BLOCK,
+            profile=scenario.profile,
+            with_logits=True,
+            corrections_as_conditioning=scenario.corrections_as_conditioning,
+            max_conditioning_frames=scenario.max_conditioning_frames or UNLIMITED_CONDITIONING_FRAMES,
+        )
+
+    async def _frame(self, frame: int, requests: _Requests, answers: AsyncIterator[ServerMessage]) -> None:
+        for event in self.scenario.events_of(frame, after=False):
+            self._say(event, requests, frame_seq=0)
+        self._send(requests, Frame(self.scenario.frames[frame].tobytes()))
+        frame_seq = self.seq
+        self._compare("tracked", frame, await _result(answers))
+        for event in self.scenario.events_of(frame, after=True):
+            self._say(event, requests, frame_seq=frame_seq)
+            self._compare("corrected", frame, await _result(answers))
+
+    def _say(self, event: Event, requests: _Requests, *, frame_seq: int) -> None:
+        for object_id in event.remove:
+            self._send(requests, RemoveObject(object_id))
+        for prompt in event.prompts:
+            self._send(requests, PromptFor(prompt, frame_seq))
+
+    def _send(self, requests: _Requests, body: ClientBody) -> None:
+        self.seq += 1
+        requests.put(ClientMessage(self.seq, body, time.monotonic()))
+
+    def _compare(self, kind: str, frame: int, result: Result) -> None:
+        for answer in result.objects:
+            key = f"{kind}/{frame}/{answer.object_id}"
+            expected = {name: self.scenario.answers[f"{key}/{name}"] for name in ("logits", "object_score", "pointer")}
+            assert answer.logits is not None
+            found = self.differences
+            found.logits = max(found.logits, _largest(answer.logits, expected["logits"]))
+            found.object_score = max(found.object_score, _largest(answer.object_score, expected["object_score"]))
+            found.pointer = max(found.pointer, _largest(self.backend.pointers[answer.object_id], expected["pointer"]))
+            self.compared.add(key)
+
+
+class _Requests:
+    """An async iterator of requests that is fed as the replay goes."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[ClientMessage] = asyncio.Queue()
+
+    def put(self, message: ClientMessage) -> None:
+        self._queue.put_nowait(message)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ClientMessage:
+        return await self._queue.get()
+
+
+async def _result(answers: AsyncIterator[ServerMessage]) -> Result:
+    """The next result; what else is answered on the way must not be a refusal."""
+    async for message in answers:
+        if isinstance(message.body, Result):
+            return message.body
+        if isinstance(message.body, RequestFailed):
+            raise message.body.error
+        if isinstance(message.body, Dropped):
+            raise BackendError(f"frame {message.body.frame_seq} was dropped: {message.body.reason}")
+    raise BackendError("the stream ended before the scenario did")
+
+
+def _largest(answer: FloatArray | float, expected: FloatArray) -> float:
+    """NaN counts as infinitely far."""
+    return float(np.nan_to_num(np.abs(np.asarray(answer, np.float32) - expected), nan=np.inf, posinf=np.inf).max())
