@@ -15,9 +15,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from masklet.engine.load import load_engine
 from masklet.config import ModelConfig
 from masklet.engine import Engine
+from masklet.engine.load import load_engine
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
 from masklet.types import BackendStats, ModelDescription, Prompt, StepRequest, StepResult, TrackSettings
 
@@ -49,18 +49,26 @@ class EmbeddedBackend:
         self._batches = self._batched_steps = 0
 
     async def __aenter__(self) -> Self:
-        """Load the weights and run one frame, so that the first client does not pay for it."""
+        """Load the weights and run two frames, so that the first client does not pay for it."""
         started: Future[ModelDescription] = Future()
+        started.set_running_or_notify_cancel()
         self._stopping = False
         self._worker = threading.Thread(target=self._work, args=(started,), name="masklet-engine", daemon=True)
         self._worker.start()
-        self._description = await asyncio.wrap_future(started)
+        try:
+            self._description = await asyncio.wrap_future(started)
+        except BaseException:
+            await self._stop()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the batch in hand, refuse the rest, free the model."""
+        await self._stop()
+
+    async def _stop(self) -> None:
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -119,8 +127,13 @@ class EmbeddedBackend:
         try:
             engine, description = load_engine(self._config)
             warm_up(engine)
-        except BaseException as error:
+        except MaskletError as error:
             started.set_exception(error)
+            return
+        except Exception as error:
+            _LOG.exception("the engine could not be loaded")
+            reason = f"{type(error).__name__}: {error}"
+            started.set_exception(BackendUnavailable(f"the embedded engine could not be loaded: {reason}"))
             return
         self._engine = engine
         started.set_result(description)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from masklet.engine.pixels import fit_frame
 from masklet.engine.track import Answer, ObjectTrack, PastFrame, SessionState
-from masklet.errors import InvalidPrompt, UnknownObject
+from masklet.errors import InvalidPrompt, UnknownFrame, UnknownObject
 from masklet.types import Prompt, PromptMode, StepRequest
 
 
@@ -77,7 +77,7 @@ def collate(session: SessionState, request: StepRequest, *, size: int, device: t
         device: where frames go.
 
     Raises:
-        UnknownFrame: a correction of a frame that is not in the history window.
+        UnknownFrame: a correction of a frame that is not in the history window, or that `reset` forgets.
         UnknownObject: a removal of an object that is not tracked.
         InvalidPrompt: a prompt that says nothing, or a mask of another size than the frame.
     """
@@ -95,6 +95,8 @@ def collate(session: SessionState, request: StepRequest, *, size: int, device: t
 
 def _frame(session: SessionState, request: StepRequest, size: int, device: torch.device) -> tuple[int, PastFrame]:
     if request.image is None:
+        if request.reset:
+            raise UnknownFrame(f"frame {request.frame_seq} cannot be corrected: the same request resets the session")
         index = session.past_index(request.frame_seq)
         return index, session.past[index]
     height, width = request.image.shape[:2]

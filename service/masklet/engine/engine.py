@@ -9,6 +9,7 @@ calls it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from masklet.engine.settings import EngineSettings
 from masklet.engine.track import Answer, ObjectTrack, SessionState
 from masklet.errors import BackendError, MaskletError, SessionStateLost
 from masklet.model import SAM2
-from masklet.types import ObjectMask, StepRequest, StepResult, TrackSettings
+from masklet.types import FloatArray, ObjectMask, StepRequest, StepResult, TrackSettings
 
 
 class Engine:
@@ -117,16 +118,18 @@ class Engine:
             row.job = position
 
     def _commit(self, jobs: list[Job], outcome: Outcome) -> list[StepResult]:
-        """Write memories, drop what is no longer reachable, and make results."""
+        """Make results, then write memories and drop what is no longer reachable.
+
+        In this order because full-size masks can exhaust memory: whatever fails must fail before any session changes.
+        """
+        ends = list(accumulate(len(job.rows) for job in jobs))
+        spans = [slice(end - len(job.rows), end) for job, end in zip(jobs, ends, strict=True)]
+        results = [self._result(job, outcome, rows) for job, rows in zip(jobs, spans, strict=True)]
         memories = self.pools.memories.write(outcome.memories)
         pointers = self.pools.pointers.write(outcome.output.pointer)
-        results, start = [], 0
-        for job in jobs:
-            rows = slice(start, start + len(job.rows))
-            entries = [Entry(m, p) for m, p in zip(memories[rows], pointers[rows], strict=True)]
-            self._remember(job, entries, outcome, start)
-            results.append(self._result(job, outcome, rows))
-            start = rows.stop
+        entries = [Entry(memory, pointer) for memory, pointer in zip(memories, pointers, strict=True)]
+        for job, rows in zip(jobs, spans, strict=True):
+            self._remember(job, entries[rows], outcome, rows.start)
         return results
 
     def _remember(self, job: Job, entries: list[Entry], outcome: Outcome, start: int) -> None:
@@ -135,6 +138,8 @@ class Engine:
             if job.objects.get(object_id) is not track:
                 self._forget(track.bank)
         session.objects = job.objects
+        if job.request.reset:
+            session.past.clear()
         if not job.is_correction:
             session.past[job.index] = job.frame
             session.next_index = job.index + 1
@@ -169,7 +174,10 @@ class Engine:
         logits = output.logits[rows]
         masks = full_masks(logits, job.frame.size, job.session.settings.profile).cpu().numpy()
         scores, ious = output.object_score[rows].tolist(), output.predicted_iou[rows].tolist()
-        kept = _optional(logits, wanted=request.with_logits), _optional(output.pointer[rows], wanted=request.with_pointers)
+        kept = (
+            _optional(logits, wanted=request.with_logits),
+            _optional(output.pointer[rows], wanted=request.with_pointers),
+        )
         objects = [
             ObjectMask(row.object_id, masks[i], scores[i], ious[i], logits=kept[0][i], pointer=kept[1][i])
             for i, row in enumerate(job.rows)
@@ -177,5 +185,5 @@ class Engine:
         return StepResult(request.frame_seq, tuple(objects), revised=job.is_correction)
 
 
-def _optional(rows: Tensor, *, wanted: bool) -> list[object]:
+def _optional(rows: Tensor, *, wanted: bool) -> Sequence[FloatArray | None]:
     return list(rows.cpu().numpy()) if wanted else [None] * len(rows)

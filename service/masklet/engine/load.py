@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from masklet.config import ModelConfig
@@ -20,7 +18,8 @@ def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
         ConfigError: unknown variant, device or precision, or a bad input size.
         WeightsError: the checkpoint cannot be read or is of another variant.
     """
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    if config.threads:  # torch's own choice: the cores this process may use, or OMP_NUM_THREADS
+        torch.set_num_threads(config.threads)
     settings = EngineSettings(config.device, config.precision, config.memory_precision)
     network = build(config.variant, input_size=config.input_size, seed=None if config.weights else config.seed)
     sha256 = load_weights(network, config.weights, variant=config.variant) if config.weights else ""

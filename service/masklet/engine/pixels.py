@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +15,9 @@ STD = (0.229, 0.224, 0.225)
 
 def fit_frame(image: ImageArray, size: int, device: torch.device) -> Tensor:
     """[H, W, 3] uint8 RGB -> [3, size, size] uint8 on `device`: squashed, antialiased bicubic."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)
     if pixels.shape[1:] == (size, size):
-        return pixels.to(device)
+        return pixels.to(device).clone(memory_format=torch.contiguous_format)  # the frame stays the caller's to change
     if device.type == "cpu":
         return F.interpolate(pixels[None], (size, size), mode="bicubic", antialias=True)[0]
     wide = pixels.to(device).float()[None]
@@ -59,8 +60,9 @@ def fill_holes(logits: Tensor, area: int) -> Tensor:
         labels = _neighbours_max(labels) * background
     unfinished = background & ((_neighbours_max(labels) != labels) | (_neighbours_min(labels, background) != labels))
     index = labels.long().flatten(1)
-    size = torch.zeros(len(logits), own.numel() + 1, device=logits.device).scatter_add_(1, index, torch.ones_like(index, dtype=torch.float32))
-    large = torch.zeros_like(size).scatter_add_(1, index, unfinished.flatten(1).float())
+    none = torch.zeros(len(logits), own.numel() + 1, device=logits.device)
+    size = none.scatter_add(1, index, torch.ones_like(index, dtype=none.dtype))
+    large = none.scatter_add(1, index, unfinished.flatten(1).to(none.dtype))
     speck = ((size <= area) & (large == 0)).gather(1, index).view_as(background) & background
     return torch.where(speck, 0.1, logits)
 

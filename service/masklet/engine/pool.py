@@ -1,4 +1,4 @@
-"""Pages of equal shape in one tensor: what many objects remember is read with one gather and written with one scatter."""
+"""Pages of equal shape in one tensor: what many objects remember is one gather to read, one scatter to write."""
 
 from __future__ import annotations
 

@@ -14,13 +14,13 @@ from masklet.types import Prompt, Size
 
 def said_by(prompt: Prompt, size: Size, model_size: int, earlier: Said | None, device: torch.device) -> Said:
     """All clicks and box corners in force after `prompt`, the box first."""
-    points = torch.from_numpy(prompt.points).reshape(-1, 2)
-    labels = torch.from_numpy(prompt.labels).long()
+    points = torch.tensor(prompt.points, dtype=torch.float32).reshape(-1, 2)
+    labels = torch.tensor(prompt.labels, dtype=torch.long)
     if prompt.box is not None:
-        points = torch.cat((torch.from_numpy(prompt.box).reshape(2, 2), points))
+        points = torch.cat((torch.tensor(prompt.box, dtype=torch.float32).reshape(2, 2), points))
         labels = torch.cat((torch.tensor([BOX_MIN, BOX_MAX]), labels))
     height, width = size
-    points = points.float() / torch.tensor([width, height]) * model_size
+    points = points / torch.tensor([width, height]) * model_size
     said = Said(points.to(device), labels.to(device))
     if earlier is None or not prompt.keep_old_points or prompt.box is not None:
         return said
@@ -36,7 +36,7 @@ def mask_prompt(prompt: Prompt, size: Size, model_size: int, device: torch.devic
     assert prompt.mask is not None
     if prompt.mask.shape != size:
         raise InvalidPrompt(f"mask of object {prompt.object_id} is {prompt.mask.shape}, the frame is {size}")
-    mask = torch.from_numpy(prompt.mask).to(device).float()
+    mask = torch.tensor(prompt.mask, dtype=torch.float32, device=device)
     if size == (model_size, model_size):
         return mask
     return (resize(mask[None, None], model_size, antialias=True)[0, 0] >= 0.5).float()

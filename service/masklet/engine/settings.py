@@ -34,10 +34,13 @@ class EngineSettings:
             name = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             device = torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(f"device {name!r} is not one of cpu, cuda, cuda:N, auto", field="model.device") from error
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"device {name!r} asked for, but there is no CUDA device", field="model.device")
+        except RuntimeError:
+            device = torch.device("meta")
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"device {name!r} is not one of cpu, cuda, cuda:N, auto", field="model.device")
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if device.type == "cuda" and (device.index or 0) >= count:
+            raise ConfigError(f"device {name!r} asked for, but there are {count} CUDA devices", field="model.device")
         return device
 
     def dtype(self) -> torch.dtype:
@@ -60,7 +63,7 @@ def _dtype(name: str, field: str) -> torch.dtype:
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     capabilities = torch.backends.cpu.get_cpu_capability()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in capabilities and _cpu_has_bf16_dot()
 

@@ -1,4 +1,4 @@
-"""What an engine knows of one session: its objects, their memory, and the answered frames that may still be corrected."""
+"""What an engine knows of one session: its objects, their memory, and the frames that may still be corrected."""
 
 from __future__ import annotations
 

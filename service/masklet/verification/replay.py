@@ -130,6 +130,7 @@ class Replay:
 
         Raises:
             BackendError: a frame was not answered, or a prompt refused.
+        ConfigError: the recording lacks an answer.
         """
         registry, limits = SessionRegistry(1), LimitsConfig(max_frame_bytes=64 * 2**20)
         context = StreamContext(self.backend, registry, limits, SessionConfig(idle_timeout_s=3600), Metrics())
@@ -178,7 +179,7 @@ class Replay:
     def _compare(self, kind: str, frame: int, result: Result) -> None:
         for answer in result.objects:
             key = f"{kind}/{frame}/{answer.object_id}"
-            expected = {name: self.scenario.answers[f"{key}/{name}"] for name in ("logits", "object_score", "pointer")}
+            expected = {name: self.scenario.answer(f"{key}/{name}") for name in ("logits", "object_score", "pointer")}
             assert answer.logits is not None
             found = self.differences
             found.logits = max(found.logits, _largest(answer.logits, expected["logits"]))
@@ -216,5 +217,7 @@ async def _result(answers: AsyncIterator[ServerMessage]) -> Result:
 
 
 def _largest(answer: FloatArray | float, expected: FloatArray) -> float:
-    """NaN counts as infinitely far."""
+    """NaN counts as infinitely far, and so does another shape."""
+    if np.shape(answer) != expected.shape:
+        return float("inf")
     return float(np.nan_to_num(np.abs(np.asarray(answer, np.float32) - expected), nan=np.inf, posinf=np.inf).max())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,12 @@ class Scenario:
         """What is said before or after one frame."""
         return (event for event in self.events if event.frame == frame and event.after == after)
 
+    def answer(self, key: str) -> npt.NDArray[np.float32]:
+        """One recorded answer. Raises ConfigError if it was not recorded."""
+        if key not in self.answers:
+            raise ConfigError(f"{self.path.with_suffix('.npz')} holds no {key}")
+        return self.answers[key]
+
 
 def find_scenarios(folder: Path) -> list[Path]:
     """The .json files of scenarios in a folder.
@@ -87,7 +94,7 @@ def read_scenario(path: Path) -> Scenario:
         with np.load(path.with_suffix(".npz")) as arrays:
             answers = {key: arrays[key] for key in arrays.files}
         return _scenario(path, described, answers)
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} is not a scenario: {type(error).__name__}: {error}") from error
 
 
@@ -139,20 +146,17 @@ def write_weights(scenario: Scenario, folder: Path) -> Path:
     """The checkpoint a scenario was recorded on, drawn from its seed; written once per folder.
 
     Raises:
-        ConfigError: there is no seeded_weights.py beside or above the scenario, or it does not know the variant.
+        ConfigError: no seeded_weights.py is in the scenario's folder or the one above, or it cannot draw the variant.
     """
     path = folder / f"{scenario.variant}-{scenario.weights_seed}.pt"
     if path.exists():
         return path
-    script = next((p / SEEDED_WEIGHTS for p in scenario.path.resolve().parents if (p / SEEDED_WEIGHTS).exists()), None)
+    beside = scenario.path.resolve().parent
+    script = next((p / SEEDED_WEIGHTS for p in (beside, beside.parent) if (p / SEEDED_WEIGHTS).exists()), None)
     if script is None:
-        raise ConfigError(f"no {SEEDED_WEIGHTS} beside or above {scenario.path}")
-    spec = importlib.util.spec_from_file_location("masklet_seeded_weights", script)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+        raise ConfigError(f"no {SEEDED_WEIGHTS} in {beside} or the folder above it")
     try:
-        module.save_checkpoint(scenario.variant, scenario.weights_seed, path)
-    except OSError as error:
-        raise ConfigError(f"{script} cannot draw weights of {scenario.variant}: {error}") from error
+        runpy.run_path(str(script))["save_checkpoint"](scenario.variant, scenario.weights_seed, path)
+    except Exception as error:  # the script is not ours
+        raise ConfigError(f"{script} cannot draw weights of {scenario.variant}: {error!r}") from error
     return path
