@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import HieraConfig, SAM2Config
-from masklet.model.layers import MLP
+from masklet.model.layers import MLP, Derived, attend
 
 
 class ImageEncoder(nn.Module):
@@ -79,11 +79,12 @@ class Hiera(nn.Module):
         self.patch_embed = PatchEmbed(config.embed_dim)
         self.blocks = nn.ModuleList(_blocks(config))
         self.stage_ends = tuple(end - 1 for end in accumulate(config.blocks))
+        self._position = Derived(self.position, (self.pos_embed, self.pos_embed_window))
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[F, 3, S, S] -> [F, S/4, S/4, C], [F, S/8, S/8, 2C], [F, S/16, S/16, 4C], [F, S/32, S/32, 8C]."""
         x = self.patch_embed(images)
-        x = x + self.position(x.shape[1]).to(x.dtype)
+        x = x + self._position.get(x.shape[1], x.dtype)
         stages = []
         for index, block in enumerate(self.blocks):
             x = block(x)
@@ -91,11 +92,12 @@ class Hiera(nn.Module):
                 stages.append(x)
         return stages
 
-    def position(self, side: int) -> Tensor:
+    def position(self, side: int, dtype: torch.dtype) -> Tensor:
         """[1, side, side, C]: the background embedding interpolated, the window embedding tiled."""
         background = F.interpolate(self.pos_embed.float(), (side, side), mode="bicubic")
         tiles = side // self.pos_embed_window.shape[-1]
-        return (background + self.pos_embed_window.tile(1, 1, tiles, tiles)).permute(0, 2, 3, 1)
+        position = background + self.pos_embed_window.tile(1, 1, tiles, tiles)
+        return position.permute(0, 2, 3, 1).contiguous().to(dtype)
 
 
 class PatchEmbed(nn.Module):
@@ -129,17 +131,13 @@ def _blocks(config: HieraConfig) -> list[Block]:
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, with optional pooling of the queries.
-
-    Windows are cut once and the whole attention runs on them; `window` 0 attends to the whole map.
-    """
+    """Pre-norm attention and MLP, with optional pooling of the queries."""
 
     def __init__(self, dim_in: int, dim: int, *, heads: int, window: int, pool: bool) -> None:
         super().__init__()
-        self.window = window
         self.pool = pool
         self.norm1 = nn.LayerNorm(dim_in, eps=1e-6)
-        self.attn = MultiScaleAttention(dim_in, dim, heads=heads, pool=pool)
+        self.attn = MultiScaleAttention(dim_in, dim, heads=heads, window=window, pool=pool)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP((dim, 4 * dim, dim), activation=nn.GELU)
         if pool:
@@ -148,61 +146,66 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[F, H, W, C_in] -> [F, H', W', C], H' = H / 2 if the block pools."""
         normed = self.norm1(x)
-        shortcut = _max_pool(self.proj(normed)) if self.pool else x
-        x = shortcut + self._attend(normed, tuple(shortcut.shape[1:3]))
+        shortcut = max_pool(self.proj(normed)) if self.pool else x
+        x = shortcut + self.attn(normed)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
-    def _attend(self, x: Tensor, size_out: tuple[int, int]) -> Tensor:
-        if not self.window:
-            out: Tensor = self.attn(x)
-            return out
-        windows = cut_windows(x, self.window)
-        side_out = self.window // 2 if self.pool else self.window
-        return join_windows(self.attn(windows), side_out, size_out)
-
 
 class MultiScaleAttention(nn.Module):
-    """Multi-head attention on maps; with `pool` the queries are max-pooled by 2."""
+    """Multi-head attention inside windows (`window` 0: the whole map); with `pool` the queries are max-pooled by 2.
 
-    def __init__(self, dim_in: int, dim: int, *, heads: int, pool: bool) -> None:
+    The reference pads the map with zeros to whole windows first, so padding cells have the projections' biases as keys
+    and values. Here they get them without being projected: at small inputs most cells of a padded map are padding.
+    """
+
+    def __init__(self, dim_in: int, dim: int, *, heads: int, window: int, pool: bool) -> None:
         super().__init__()
         self.heads = heads
+        self.window = window
         self.pool = pool
         self.qkv = nn.Linear(dim_in, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, H, W, C_in] -> [B, H', W', C]."""
-        batch, height, width, _ = x.shape
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        """[F, H, W, C_in] -> [F, H', W', C]."""
+        side = self.window or x.shape[1]
+        qkv = self.qkv(x)
         if self.pool:
-            q = _max_pool(q)
-            height, width = q.shape[1:3]
-        q, k, v = (t.flatten(1, 2).unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        x = F.scaled_dot_product_attention(q, k, v)
-        out: Tensor = self.proj(x.transpose(1, 2).reshape(batch, height, width, -1))
-        return out
+            query, key_value = qkv.split((qkv.shape[-1] // 3, qkv.shape[-1] // 3 * 2), dim=-1)
+            query = max_pool(query)
+            size, side_out = query.shape[1:3], side // 2
+            q = cut_windows(query, side_out, self.qkv.bias[: query.shape[-1]])
+            kv = cut_windows(key_value, side, self.qkv.bias[query.shape[-1] :])
+            k, v = kv.unflatten(2, (2, self.heads, -1)).unbind(2)
+            q = q.unflatten(2, (self.heads, -1))
+        else:
+            size, side_out = x.shape[1:3], side
+            q, k, v = cut_windows(qkv, side, self.qkv.bias).unflatten(2, (3, self.heads, -1)).unbind(2)
+        y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
+        return join_windows(self.proj(y), side_out, (size[0], size[1]))
 
 
-def _max_pool(x: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B, H/2, W/2, C]; an odd last row or column is left out."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+def max_pool(x: Tensor) -> Tensor:
+    """[B, H, W, C] -> [B, H/2, W/2, C], H and W even."""
+    rows = torch.maximum(x[:, 0::2], x[:, 1::2])
+    return torch.maximum(rows[:, :, 0::2], rows[:, :, 1::2])
 
 
-def cut_windows(x: Tensor, side: int) -> Tensor:
-    """[F, H, W, C] -> [F * windows, side, side, C], padded with zeros at the right and the bottom."""
+def cut_windows(x: Tensor, side: int, padding: Tensor) -> Tensor:
+    """[F, H, W, C] -> [F * windows, side * side, C]; cells beyond the right and the bottom edge are `padding` [C]."""
     frames, height, width, channels = x.shape
-    pad_h, pad_w = -height % side, -width % side
-    if pad_h or pad_w:
-        x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
-    rows, columns = (height + pad_h) // side, (width + pad_w) // side
-    x = x.view(frames, rows, side, columns, side, channels).transpose(2, 3)
-    return x.reshape(-1, side, side, channels)
+    rows, columns = -(-height // side), -(-width // side)
+    if (rows * side, columns * side) != (height, width):
+        padded = padding.expand(frames, rows * side, columns * side, channels).clone()
+        padded[:, :height, :width] = x
+        x = padded
+    x = x.reshape(frames, rows, side, columns, side, channels).transpose(2, 3)
+    return x.reshape(-1, side * side, channels)
 
 
 def join_windows(windows: Tensor, side: int, size: tuple[int, int]) -> Tensor:
-    """[F * windows, side, side, C] -> [F, H, W, C] of `size`; undoes `cut_windows`."""
+    """[F * windows, side * side, C] -> [F, H, W, C] of `size`; undoes `cut_windows`."""
     height, width = size
     rows, columns = -(-height // side), -(-width // side)
     x = windows.view(-1, rows, columns, side, side, windows.shape[-1]).transpose(2, 3)

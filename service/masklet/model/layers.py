@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,3 +43,38 @@ class LayerNorm2d(nn.Module):
 def resize(x: Tensor, size: int, *, antialias: bool = False) -> Tensor:
     """Bilinear resize of [B, C, H, W] to [B, C, size, size], in float32, pixel centres at half integers."""
     return F.interpolate(x.float(), (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+FEW_KEYS = 256
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Scaled dot-product attention: [B, H, Nq, D], [B, H, Nk, D], [B, H, Nk, D] -> [B, H, Nq, D].
+
+    On a CPU in bfloat16 the library's fused kernel is slower than three plain operations where keys are few.
+    """
+    if q.device.type != "cpu" or q.dtype is torch.float32 or k.shape[2] > FEW_KEYS:
+        return F.scaled_dot_product_attention(q, k, v)
+    return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3), dim=-1) @ v
+
+
+class Derived:
+    """The newest result of a function of weights, computed again when a weight or an argument has changed.
+
+    Under autograd nothing is kept, so that gradients flow.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], weights: Sequence[Tensor]) -> None:
+        self._function = function
+        self._weights = weights
+        self._key: object = None
+        self._value: Tensor | None = None
+
+    def get(self, *arguments: Any) -> Tensor:
+        """The function's value for these arguments."""
+        if torch.is_grad_enabled():
+            return self._function(*arguments)
+        key = (arguments, [(w.data_ptr(), w._version, w.dtype, w.device) for w in self._weights])
+        if self._value is None or key != self._key:
+            self._key, self._value = key, self._function(*arguments)
+        return self._value

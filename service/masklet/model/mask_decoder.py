@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import SAM2Config
-from masklet.model.layers import MLP, LayerNorm2d
+from masklet.model.layers import MLP, LayerNorm2d, attend
 
 HEADS = 8
 MASK_TOKENS = 4
@@ -160,7 +160,7 @@ class Attention(nn.Module):
         """[B, Nq, C], [B, Nk, C], [B, Nk, C] -> [B, Nq, C]."""
         parts = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         q, k, v = (t.unflatten(2, (HEADS, -1)).transpose(1, 2) for t in parts)
-        out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out: Tensor = self.out_proj(attend(q, k, v).transpose(1, 2).flatten(2))
         return out
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import SAM2Config
+from masklet.model.layers import attend
 from masklet.model.position import rotate
 
 QUERY_CHUNK = 512
@@ -22,14 +23,14 @@ class MemoryAttention(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, features: Tensor, frame_of_row: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, features: Tensor, frame_of_row: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """Condition the features of each row's frame on the row's memory.
 
         Args:
             features: [F, N, C] frame features with position added.
             frame_of_row: [B] index into the frames.
             memory: what each of the B rows remembers.
-            rotary: cosine and sine, each [N, C / 2].
+            rotary: [N, C / 2, 2] cosine and sine.
 
         Returns:
             [B, N, C].
@@ -73,12 +74,12 @@ class MemoryAttentionLayer(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
 
-    def attend_self(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def attend_self(self, x: Tensor, rotary: Tensor) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
         out: Tensor = x + self.self_attn.to_itself(self.norm1(x), rotary)
         return out
 
-    def attend_memory(self, x: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def attend_memory(self, x: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C], the MLP included."""
         x = x + self.cross_attn_image.to_memory(self.norm2(x), memory, rotary)
         out: Tensor = x + self.linear2(F.relu(self.linear1(self.norm3(x))))
@@ -95,24 +96,24 @@ class RotaryAttention(nn.Module):
         self.v_proj = nn.Linear(key_dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def to_itself(self, x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def to_itself(self, x: Tensor, rotary: Tensor) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
-        q = rotate(self.q_proj(x), *rotary)
-        k = rotate(self.k_proj(x), *rotary)
+        q = rotate(self.q_proj(x), rotary)
+        k = rotate(self.k_proj(x), rotary)
         q, k, v = (t[:, None] for t in (q, k, self.v_proj(x)))
-        out: Tensor = self.out_proj(F.scaled_dot_product_attention(q, k, v)[:, 0])
+        out: Tensor = self.out_proj(attend(q, k, v)[:, 0])
         return out
 
-    def to_memory(self, x: Tensor, memory: MemoryTokens, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    def to_memory(self, x: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C].
 
         Attention weights sum to one, so the values are averaged in the memories' few channels and projected after;
         both projections that follow are one matrix.
         """
-        q = rotate(self.q_proj(x), *rotary)
+        q = rotate(self.q_proj(x), rotary)
         k = self.k_proj(memory.keys)
         cells = k[:, : memory.spatial].unflatten(1, (-1, x.shape[1]))
-        k = torch.cat((rotate(cells, *rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
+        k = torch.cat((rotate(cells, rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
         averaged = weighted_average(q, k, memory.values)
         weight = self.out_proj.weight @ self.v_proj.weight
         bias = F.linear(self.v_proj.bias, self.out_proj.weight, self.out_proj.bias)

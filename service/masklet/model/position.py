@@ -32,8 +32,8 @@ def sine_distance(distance: Tensor, dim: int) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
-def axial_rotary(side: int, dim: int, *, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Cosine and sine, each [side * side, dim / 2], of the axial rotary encoding: x on the first half, then y.
+def axial_rotary(side: int, dim: int, *, device: torch.device | None = None) -> Tensor:
+    """[side * side, dim / 2, 2] cosine and sine of the axial rotary encoding: x on the first half, then y.
 
     RoFormer (Su et al. 2021) in two dimensions, theta 10000, positions in tokens.
     """
@@ -41,10 +41,10 @@ def axial_rotary(side: int, dim: int, *, device: torch.device | None = None) -> 
     token = torch.arange(side * side, device=device)
     x, y = (token % side).float(), (token // side).float()
     angle = torch.cat((x[:, None] * frequency, y[:, None] * frequency), dim=1)
-    return angle.cos(), angle.sin()
+    return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate [..., N, 2 * D], whose neighbouring channels are the two coordinates of a plane, by angles [N, D]."""
-    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate [..., N, 2 * D], whose neighbouring channels are the two coordinates of a plane, by angles [N, D, 2]."""
+    planes = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(planes * torch.view_as_complex(rotary)).flatten(-2).to(x.dtype)

@@ -107,9 +107,7 @@ class SAM2(nn.Module):
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
         if config.pointer_positions:
             self.obj_ptr_tpos_proj = nn.Linear(dim, memory_dim)
-        cos, sin = axial_rotary(config.grid, dim)
-        self.register_buffer("rotary_cos", cos, persistent=False)
-        self.register_buffer("rotary_sin", sin, persistent=False)
+        self.register_buffer("rotary", axial_rotary(config.grid, dim), persistent=False)
         self.register_buffer("image_position", sine_map(config.grid, dim), persistent=False)
         self.register_buffer("memory_position", sine_map(config.grid, memory_dim), persistent=False)
 
@@ -123,8 +121,6 @@ class SAM2(nn.Module):
         for part in (self.image_encoder, self.memory_attention, self.memory_encoder, self.sam_mask_decoder):
             part.to(dtype)
         self.sam_prompt_encoder.mask_downscaling.to(dtype)
-        for name in ("rotary_cos", "rotary_sin"):
-            self.register_buffer(name, self.get_buffer(name).to(dtype), persistent=False)
         return self
 
     def encode_image(self, images: Tensor) -> FrameFeatures:
@@ -142,8 +138,7 @@ class SAM2(nn.Module):
     def condition(self, features: FrameFeatures, frame_of_row: Tensor, memory: MemoryBatch) -> Tensor:
         """[B, h, w, C] embeddings of rows, conditioned on what each remembers."""
         x = features.embedding.flatten(1, 2) + 0.1 * self.get_buffer("image_position").to(self.dtype)
-        rotary = (self.get_buffer("rotary_cos"), self.get_buffer("rotary_sin"))
-        y = self.memory_attention(x, frame_of_row, self.memory_tokens(memory), rotary)
+        y = self.memory_attention(x, frame_of_row, self.memory_tokens(memory), self.get_buffer("rotary"))
         out: Tensor = y.unflatten(1, (self.config.grid, self.config.grid))
         return out
 
