@@ -1,1 +1,1 @@
-
+"""Where sessions' memory banks live, and frames become masks."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from masklet.engine.bank import Entry
 from masklet.engine.forward import Pools
+from masklet.engine.portable_checks import check_structure, check_tensors
 from masklet.engine.track import Answer, ObjectTrack, PastFrame, Said, SessionState
 from masklet.errors import BackendError
 from masklet.model import SAM2Config
@@ -22,6 +23,10 @@ from masklet.types import Profile, TrackSettings
 FORMAT = 1
 METADATA_KEY = "masklet"
 MAX_HEADER_BYTES = 8 * 1024 * 1024
+_DAMAGE = (
+    KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, RuntimeError, struct.error,
+    SafetensorError,
+)  # fmt: skip
 
 
 def dump_session(session: SessionState, pools: Pools, config: SAM2Config) -> bytes:
@@ -68,21 +73,21 @@ def _dump_track(object_id: int, track: ObjectTrack, pools: Pools, tensors: dict[
 
 
 def load_session(state: bytes, pools: Pools, config: SAM2Config, device: torch.device) -> SessionState:
-    """Undo `dump_session`; memories go to fresh pages.
+    """Undo `dump_session`; memories go to fresh pages, once everything has been checked.
 
     Raises:
         BackendError: not an exported state, or one of another model.
     """
     try:
-        structure = _structure(state)
-        tensors = load(state)
+        structure, tensors = _structure(state), load(state)
         if structure["model"] != _model_id(config):
             raise BackendError(f"exported state is of model {structure['model']!r}, this is {_model_id(config)!r}")
-        tensors = {key: tensor.to(device) for key, tensor in tensors.items()}
-        _check_shapes(tensors, config)
-        return _load(structure, tensors, pools)
-    except (KeyError, TypeError, ValueError, struct.error, SafetensorError) as error:
-        raise BackendError(f"not an exported session state ({len(state)} bytes): {error}") from error
+        check_structure(structure)
+        check_tensors(structure, tensors, config)
+    except _DAMAGE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BackendError(f"not an exported session state ({len(state)} bytes): {reason}") from error
+    return _restore(structure, {key: tensor.to(device) for key, tensor in tensors.items()}, pools)
 
 
 def _structure(state: bytes) -> dict[str, Any]:
@@ -91,60 +96,50 @@ def _structure(state: bytes) -> dict[str, Any]:
         raise ValueError(f"header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
     structure = json.loads(json.loads(state[8 : 8 + length])["__metadata__"][METADATA_KEY])
     if structure["format"] != FORMAT:
-        raise ValueError(f"format {structure['format']}, this version reads {FORMAT}")
+        raise ValueError(f"format {structure['format']!r}, this version reads {FORMAT}")
     return dict(structure)
 
 
-def _check_shapes(tensors: dict[str, Tensor], config: SAM2Config) -> None:
-    """Nothing that does not fit may reach the pools."""
-    expected = {
-        "frame": (3, config.input_size, config.input_size),
-        "pointer": (config.dim,),
-        "memory": (config.grid**2, config.memory_dim),
-        "logits": (config.logits_size, config.logits_size),
-    }
-    for key, tensor in tensors.items():
-        shape = expected.get(key.split("/")[0])
-        if shape is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{key} has shape {tuple(tensor.shape)}, expected {shape}")
-
-
-def _load(structure: dict[str, Any], tensors: dict[str, Tensor], pools: Pools) -> SessionState:
+def _restore(structure: dict[str, Any], tensors: dict[str, Tensor], pools: Pools) -> SessionState:
     settings = structure["settings"] | {"profile": Profile(structure["settings"]["profile"])}
     session = SessionState(TrackSettings(**settings))
-    session.next_index = int(structure["next_index"])
+    session.next_index = structure["next_index"]
     for index, frame_seq, height, width in structure["past"]:
         session.past[index] = PastFrame(frame_seq, (height, width), tensors[f"frame/{index}"])
-    _require(structure, tensors)
+    pages = _write_pages(tensors, pools)
     for described in structure["objects"]:
-        session.objects[described["id"]] = _load_track(described, session, tensors, pools)
+        session.objects[described["id"]] = _restore_track(described, session.new_track(), tensors, pages)
     return session
 
 
-def _require(structure: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """All tensors must be there before a page is taken."""
-    for described in structure["objects"]:
-        keys = [f"pointer/{described['id']}/{i}" for i in described["conditioning"] + described["recent"]]
-        keys += [f"logits/{described['id']}/{i}" for i, _ in described["answers"]]
-        missing = [key for key in keys if key not in tensors]
-        if missing:
-            raise ValueError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
+def _write_pages(tensors: dict[str, Tensor], pools: Pools) -> dict[str, int]:
+    """Page numbers by tensor key; all pages are taken or none."""
+    pages: dict[str, int] = {}
+    try:
+        for kind, pool in (("memory/", pools.memories), ("pointer/", pools.pointers)):
+            keys = [key for key in tensors if key.startswith(kind)]
+            if keys:
+                pages.update(zip(keys, pool.write(torch.stack([tensors[key] for key in keys])), strict=True))
+    except RuntimeError:  # out of memory
+        for page in pages.values():
+            pools.memories.free(page)
+        raise
+    return pages
 
 
-def _load_track(
-    described: dict[str, Any], session: SessionState, tensors: dict[str, Tensor], pools: Pools
+def _restore_track(
+    described: dict[str, Any], track: ObjectTrack, tensors: dict[str, Tensor], pages: dict[str, int]
 ) -> ObjectTrack:
-    track, object_id = session.new_track(), described["id"]
-    for name in ("conditioning", "recent"):
-        for index in described[name]:
-            key = f"{object_id}/{index}"
-            memory = tensors.get(f"memory/{key}")
-            page = None if memory is None else pools.memories.write(memory[None])[0]
-            entry = Entry(page, pools.pointers.write(tensors[f"pointer/{key}"][None])[0])
-            getattr(track.bank, name)[index] = entry
+    for indices, entries in (
+        (described["conditioning"], track.bank.conditioning),
+        (described["recent"], track.bank.recent),
+    ):
+        for index in indices:
+            key = f"{described['id']}/{index}"
+            entries[index] = Entry(pages.get(f"memory/{key}"), pages[f"pointer/{key}"])
     for index, initial in described["answers"]:
-        key = f"{object_id}/{index}"
+        key = f"{described['id']}/{index}"
         points = tensors.get(f"points/{key}")
         said = None if points is None else Said(points, tensors[f"labels/{key}"])
-        track.answers[index] = Answer(tensors[f"logits/{key}"], said, bool(initial))
+        track.answers[index] = Answer(tensors[f"logits/{key}"], said, initial)
     return track

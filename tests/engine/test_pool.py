@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from masklet.engine.pool import Pool
+
+CPU = torch.device("cpu")
+
+
+def small(capacity: int = 2, dtype: torch.dtype = torch.float32) -> Pool:
+    return Pool((3,), dtype, CPU, capacity=capacity)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(-3, 5), max_size=40))
+def test_pages_keep_what_was_written_through_frees_and_growth(script):
+    """A positive number writes so many pages, a negative one frees so many, oldest first."""
+    pool, held, value = small(), {}, 0.0
+    for count in script:
+        if count > 0:
+            values = value + torch.arange(count * 3.0).view(count, 3)
+            value += 3 * count
+            fresh = pool.write(values)
+            assert not held.keys() & set(fresh)
+            held.update(zip(fresh, values, strict=True))
+        for number in list(held)[: max(0, -count)]:
+            pool.free(number)
+            del held[number]
+        assert pool.used == len(held)
+        if held:
+            assert torch.equal(pool.read([list(held)])[0], torch.stack(list(held.values())))
+
+
+def test_freed_pages_are_used_again_before_the_pool_grows():
+    pool = small(capacity=2)
+    for _ in range(50):
+        for number in pool.write(torch.ones(2, 3)):
+            assert number < 2
+            pool.free(number)
+
+
+def test_freeing_twice_is_a_bug_and_raises():
+    pool = small()
+    (number,) = pool.write(torch.ones(1, 3))
+    pool.free(number)
+    with pytest.raises(KeyError):
+        pool.free(number)
+
+
+def test_pages_have_the_pool_s_type_and_their_bytes_are_known():
+    pool = small(dtype=torch.bfloat16)
+    (number,) = pool.write(torch.full((1, 3), 1.0 + 2**-12))
+    assert pool.read([[number]]).dtype == torch.bfloat16
+    assert pool.read([[number]]).tolist() == [[[1.0, 1.0, 1.0]]]
+    assert pool.page_bytes == 6
+
+
+def test_nothing_is_written_and_read_as_nothing():
+    pool = small()
+    assert pool.write(torch.zeros(0, 3)) == []
+    assert pool.read([[], []]).shape == (2, 0, 3)
