@@ -109,7 +109,7 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[F, 3, S, S] -> [F, S/4, S/4, C]."""
-        out: Tensor = self.proj(images)
+        out: Tensor = self.proj(images.contiguous(memory_format=torch.channels_last))
         return out.permute(0, 2, 3, 1)
 
 
@@ -183,7 +183,10 @@ class MultiScaleAttention(nn.Module):
             size, side_out = x.shape[1:3], side
             q, k, v = cut_windows(qkv, side, self.qkv.bias).unflatten(2, (3, self.heads, -1)).unbind(2)
         y = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2)
-        return join_windows(self.proj(y), side_out, (size[0], size[1]))
+        if y.dtype is torch.float32:  # the reference's order: equal shapes give equal rounding
+            return join_windows(self.proj(y), side_out, (size[0], size[1]))
+        out: Tensor = self.proj(join_windows(y, side_out, (size[0], size[1])))
+        return out
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -210,4 +213,4 @@ def join_windows(windows: Tensor, side: int, size: tuple[int, int]) -> Tensor:
     rows, columns = -(-height // side), -(-width // side)
     x = windows.view(-1, rows, columns, side, side, windows.shape[-1]).transpose(2, 3)
     x = x.reshape(x.shape[0], rows * side, columns * side, -1)
-    return x[:, :height, :width]
+    return x[:, :height, :width].contiguous()

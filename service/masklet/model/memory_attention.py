@@ -123,11 +123,13 @@ class RotaryAttention(nn.Module):
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C)) values: [B, N, C], [B, L, C], [B, L, M] -> [B, N, M].
 
-    In chunks of queries, which bounds the scores that exist at a time.
+    Row by row and in chunks of queries, which bounds the scores that exist at a time.
     """
-    scale = q.shape[-1] ** -0.5
-    keys = k.transpose(1, 2)
-    parts = [
-        torch.softmax((chunk * scale) @ keys, dim=-1) @ values.to(q.dtype) for chunk in q.split(QUERY_CHUNK, dim=1)
-    ]
-    return torch.cat(parts, dim=1)
+    q = q * q.shape[-1] ** -0.5
+    values = values.to(q.dtype)
+    return torch.stack([_average(*row) for row in zip(q, k, values, strict=True)])
+
+
+def _average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
+    """[N, C] scaled, [L, C], [L, M] -> [N, M]."""
+    return torch.cat([torch.softmax(chunk @ k.t(), dim=-1) @ values for chunk in q.split(QUERY_CHUNK)])
