@@ -7,6 +7,7 @@ import time
 from typing import Any, TypeAlias
 
 import grpc.aio
+from grpc._cython import cygrpc
 
 from masklet.v1 import segmentation_pb2 as pb
 
@@ -48,8 +49,8 @@ class Outbox:
         while (request := await self._queue.get()) is not None:
             try:
                 if not over:
-                    await self._call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await _send(self._call, request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, cygrpc.InternalError):
                 over = True
         if not over and not self._call.done():
             await self._call.done_writing()
@@ -62,3 +63,17 @@ class Outbox:
                 await self.post(ping=pb.Ping())
                 idle_s = 0.0
             await asyncio.sleep(self._ping_interval_s - idle_s)
+
+
+async def _send(call: Any, request: pb.TrackRequest) -> None:
+    """`call.write`, but for what it does when the server ends the call while a write waits for room.
+
+    It then overwrites the status that is about to arrive with INTERNAL "Internal error from Core", so that why the
+    stream ended could not be told; hence the layer below, where there is one.
+    """
+    inner = getattr(call, "_cython_call", None)
+    if inner is None or call.done():
+        await call.write(request)
+        return
+    await call.wait_for_connection()
+    await inner.send_serialized_message(request.SerializeToString())

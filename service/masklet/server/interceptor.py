@@ -15,12 +15,13 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from masklet.errors import Fault, MaskletError, ProtocolViolation
+from masklet.errors import Fault, IdleTimeout, MaskletError, ProtocolViolation
 from masklet.observability.metrics import Metrics
 from masklet.server.status import public_error, to_status
 
 CORRELATION_KEY = "x-request-id"
 _CORRELATION_ID = re.compile(r"[!-~]{1,128}")
+_ABORT_TIMEOUT_S = 1.0
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _LOG = logging.getLogger(__name__)
 
@@ -31,11 +32,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     Args:
         metrics: where calls are counted.
         refusal: why calls are refused now; None: they are not.
+        read_timeout_s: how long an answer on a stream may wait for a client that does not read.
     """
 
-    def __init__(self, metrics: Metrics, *, refusal: Callable[[], MaskletError | None]) -> None:
+    def __init__(
+        self, metrics: Metrics, *, refusal: Callable[[], MaskletError | None], read_timeout_s: float
+    ) -> None:
         self._metrics = metrics
         self._refusal = refusal
+        self._read_timeout_s = read_timeout_s
 
     async def intercept_service(
         self,
@@ -70,9 +75,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 aclosing(handler.stream_stream(requests, context)) as responses,
             ):
                 async for response in responses:
-                    await context.write(response)
+                    await self._write(response, context)
 
         return call
+
+    async def _write(self, response: Any, context: Any) -> None:
+        """Raises IdleTimeout if nobody reads: the call would otherwise keep its place on the server for ever."""
+        try:
+            async with asyncio.timeout(self._read_timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            raise IdleTimeout(f"no answer was read for {self._read_timeout_s:g} s") from None
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -91,9 +104,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             code = status.code
             _log(shown, {"method": method, "code": code.name, "peer": context.peer(), "correlation_id": correlation_id})
             metadata = (*status.trailing_metadata, (CORRELATION_KEY, correlation_id))
-            await context.abort(code, status.details, metadata)
+            await _abort(context, code, status.details, metadata)
         finally:
             self._metrics.rpcs.labels(method, code.name).inc()
+
+
+async def _abort(context: Any, code: grpc.StatusCode, details: str, metadata: Any) -> None:
+    """Ends the call. The status waits in the transport behind answers that nobody reads; the call must not."""
+    try:
+        async with asyncio.timeout(_ABORT_TIMEOUT_S):
+            await context.abort(code, details, metadata)
+    except TimeoutError:
+        raise asyncio.CancelledError from None
 
 
 async def _requests(handler: Any, context: Any) -> AsyncGenerator[Any, None]:

@@ -37,6 +37,7 @@ SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full
 _ENGINE_EXTRA = ("torch", "safetensors")
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
+_UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
 _LOG = logging.getLogger(__name__)
 
 
@@ -111,7 +112,9 @@ class Server:
     @asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
         config = self.config
-        self._grpc = grpc_server(config.limits, [CallInterceptor(self.metrics, refusal=self._refusal)])
+        read_timeout_s = config.session.idle_timeout_s + _UNREAD_GRACE_S
+        interceptor = CallInterceptor(self.metrics, refusal=self._refusal, read_timeout_s=read_timeout_s)
+        self._grpc = grpc_server(config.limits, [interceptor])
         self._add_services()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = bind_grpc(self._grpc, config.server.host, config.server.port)

@@ -1,0 +1,145 @@
+"""One server with the real engine for all tests of this folder, in a thread of its own: loading takes a second."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.e2e.talk import JPEGS, Talk, click, talk_to
+
+from masklet.backends.embedded import EmbeddedBackend
+from masklet.config import Config, ModelConfig, ServerConfig, SessionConfig
+from masklet.server.lifecycle import Server
+from masklet.types import BackendStats
+
+MODEL = ModelConfig(input_size=64, threads=1, device="cpu", precision="float32")
+CONFIG = Config(
+    server=ServerConfig(port=0, metrics_port=0, drain_timeout_s=5.0),
+    model=MODEL,
+    session=SessionConfig(first_message_timeout_s=1.0, idle_timeout_s=3.0),
+)
+
+
+class Served:
+    """A running server and the loop it runs in."""
+
+    def __init__(self, server: Server, backend: EmbeddedBackend, loop: asyncio.AbstractEventLoop) -> None:
+        self.server, self.backend, self.loop = server, backend, loop
+        self.address = f"127.0.0.1:{server.port}"
+
+    async def ask(self, work: Callable[[], Awaitable[object]]) -> object:
+        """What `work` gives in the server's loop."""
+
+        async def run() -> object:
+            return await work()
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self.loop))
+
+    async def tasks(self) -> int:
+        """Tasks in the server's loop."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks())
+
+        found = await self.ask(count)
+        assert isinstance(found, int)
+        return found
+
+    def stats(self) -> BackendStats:
+        return self.backend.stats()
+
+    async def settled(self, sessions: int = 0) -> None:
+        """Waits until so many sessions are left, here and in the engine."""
+        async with asyncio.timeout(20):
+            while (len(self.server.registry), self.stats().sessions) != (sessions, sessions):
+                await asyncio.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Served]:
+    loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    found: list[Served] = []
+
+    async def serve() -> None:
+        backend = EmbeddedBackend(MODEL)
+        try:
+            async with Server(CONFIG, backend=backend) as server:
+                found.append(Served(server, backend, loop))
+                started.set()
+                await stop.wait()
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert started.wait(60)
+    yield found[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(30)
+    loop.close()
+
+
+class Bystander:
+    """A stream that minds its own business: a click, then a frame after each answer. `answered` counts them."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+        self._asked_to_stop = asyncio.Event()
+        self.answered = 0
+
+    async def run(self) -> None:
+        """Frames until `stop`; every one must be answered, in order, with the object, and nothing else come."""
+        talk = self._talk
+        await talk.open()
+        await talk.send(prompt=click(1))
+        while not self._asked_to_stop.is_set():
+            seq = await talk.frame(JPEGS[self.answered % len(JPEGS)])
+            if self.answered == 0:
+                await talk.receive("prompt_applied")
+            result = (await talk.receive("result")).result
+            assert (result.frame_seq, [found.object_id for found in result.objects]) == (seq, [1])
+            self.answered += 1
+        assert await talk.close() == []
+        assert [one.server_seq for one in talk.said] == list(range(1, len(talk.said) + 1))
+
+    def stop(self) -> None:
+        self._asked_to_stop.set()
+
+    async def go_on(self, frames: int) -> None:
+        """Waits until so many more frames were answered."""
+        wanted = self.answered + frames
+        async with asyncio.timeout(20):
+            while self.answered < wanted:
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def minding_its_own_business(address: str) -> AsyncIterator[Bystander]:
+    async with talk_to(address) as talk:
+        bystander = Bystander(talk)
+        running = asyncio.create_task(bystander.run())
+        try:
+            await bystander.go_on(1)
+            yield bystander
+            await bystander.go_on(1)
+            bystander.stop()
+            async with asyncio.timeout(20):
+                await running
+        finally:
+            running.cancel()
+
+
+@pytest.fixture
+async def bystander(served: Served) -> AsyncIterator[Bystander]:
+    async with minding_its_own_business(served.address) as one:
+        yield one
+    await served.settled()
+
+
+@pytest.fixture
+async def talk(served: Served) -> AsyncIterator[Talk]:
+    async with talk_to(served.address) as one:
+        yield one
