@@ -35,7 +35,10 @@ SETTINGS = {
     "short": TrackSettings(fill_hole_area=3, video_frames=5),
 }
 TURNS: list[dict[str, StepRequest]] = [
-    {"clicks": frame(1, click(1), click(7, 30, 20)), "vos": frame(1, painted(2, slice(5, 30), slice(4, 40), WIDE), size=WIDE)},
+    {
+        "clicks": frame(1, click(1), click(7, 30, 20)),
+        "vos": frame(1, painted(2, slice(5, 30), slice(4, 40), WIDE), size=WIDE),
+    },
     {"clicks": frame(2), "vos": frame(2, click(3, 20, 9), size=WIDE)},
     {"vos": frame(3, size=WIDE), "late": frame(8, box(4, 5, 5, 30, 40), size=TALL)},
     {"clicks": correction(2, click(7, 33, 21)), "vos": frame(4, size=WIDE), "short": frame(1, click(1))},
