@@ -36,7 +36,7 @@ def network() -> SAM2:
     draw = runpy.run_path(str(GOLDEN / "seeded_weights.py"))["seeded_state_dict"]
     made = build("sam2.1_hiera_tiny", input_size=INPUT, seed=None)
     made.load_state_dict({key: torch.from_numpy(value) for key, value in draw("sam2.1_hiera_tiny", 1).items()})
-    made.sam_mask_decoder.pred_obj_score_head.layers[2].bias.add_(8.0)
+    made.state_dict()["sam_mask_decoder.pred_obj_score_head.layers.2.bias"].add_(8.0)
     return made
 
 

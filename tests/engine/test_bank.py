@@ -34,7 +34,7 @@ class Unbounded:
         memories += [(near[i][0], index - i - 1) for i in range(index - 6, index) if i in near]
         pointers = [(self.conditioning[i][1], index - i) for i in chosen]
         pointers += [(near[index - d][1], d) for d in range(1, 16) if index - d in near]
-        return BankRead(*map(list, zip(*memories, strict=True)), *map(list, zip(*pointers, strict=True)))  # type: ignore[arg-type]
+        return BankRead(*map(list, zip(*memories, strict=True)), *map(list, zip(*pointers, strict=True)))
 
 
 @dataclass

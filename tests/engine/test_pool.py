@@ -18,7 +18,8 @@ def small(capacity: int = 2, dtype: torch.dtype = torch.float32) -> Pool:
 @given(st.lists(st.integers(-3, 5), max_size=40))
 def test_pages_keep_what_was_written_through_frees_and_growth(script):
     """A positive number writes so many pages, a negative one frees so many, oldest first."""
-    pool, held, value = small(), {}, 0.0
+    pool, value = small(), 0.0
+    held: dict[int, torch.Tensor] = {}
     for count in script:
         if count > 0:
             values = value + torch.arange(count * 3.0).view(count, 3)

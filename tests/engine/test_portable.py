@@ -70,7 +70,7 @@ def holder(network) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def state(holder) -> bytes:
+def state(holder: Engine) -> bytes:
     return holder.export_state("s")
 
 
@@ -146,7 +146,8 @@ def tampered(state: bytes, change: Callable[[dict[str, Any], dict[str, torch.Ten
     structure = json.loads(json.loads(state[8 : 8 + length])["__metadata__"]["masklet"])
     tensors = load(state)
     change(structure, tensors)
-    return save(tensors, metadata={"masklet": json.dumps(structure)})
+    written: bytes = save(tensors, metadata={"masklet": json.dumps(structure)})
+    return written
 
 
 def setting(**values: object) -> Callable[[dict[str, Any], dict[str, torch.Tensor]], object]:
