@@ -106,6 +106,8 @@ def variant_config(name: str, *, input_size: int = 0) -> SAM2Config:
         ConfigError: no such variant, or a size that is not a multiple of 32.
     """
     if name not in VARIANTS:
-        raise ConfigError(f"unknown model variant {name!r}; known: {', '.join(sorted(VARIANTS))}", field="model.variant")
+        raise ConfigError(
+            f"unknown model variant {name!r}; known: {', '.join(sorted(VARIANTS))}", field="model.variant"
+        )
     config = VARIANTS[name]
     return replace(config, input_size=input_size) if input_size else config

@@ -7,10 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import SAM2Config
-from masklet.model.layers import attend
+from masklet.model.layers import attend, weighted_average
 from masklet.model.position import rotate
-
-QUERY_CHUNK = 512
 
 
 class MemoryAttention(nn.Module):
@@ -114,22 +112,7 @@ class RotaryAttention(nn.Module):
         k = self.k_proj(memory.keys)
         cells = k[:, : memory.spatial].unflatten(1, (-1, x.shape[1]))
         k = torch.cat((rotate(cells, rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
-        averaged = weighted_average(q, k, memory.values)
+        averaged = weighted_average(q, k, memory.values.to(q.dtype))
         weight = self.out_proj.weight @ self.v_proj.weight
         bias = F.linear(self.v_proj.bias, self.out_proj.weight, self.out_proj.bias)
         return F.linear(averaged, weight, bias)
-
-
-def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(C)) values: [B, N, C], [B, L, C], [B, L, M] -> [B, N, M].
-
-    Row by row and in chunks of queries, which bounds the scores that exist at a time.
-    """
-    q = q * q.shape[-1] ** -0.5
-    values = values.to(q.dtype)
-    return torch.stack([_average(*row) for row in zip(q, k, values, strict=True)])
-
-
-def _average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
-    """[N, C] scaled, [L, C], [L, M] -> [N, M]."""
-    return torch.cat([torch.softmax(chunk @ k.t(), dim=-1) @ values for chunk in q.split(QUERY_CHUNK)])

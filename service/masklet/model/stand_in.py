@@ -41,6 +41,10 @@ def _scale(name: str, tensor: Tensor) -> float:
         return 1.0
     if tensor.ndim == 1:
         return 0.3 if name.endswith("gamma") else 0.1
-    if "embed" in name.rsplit(".", 2)[-2 if "." in name else 0] or "token" in name or name.startswith(("no_", "maskmem")):
+    if (
+        "embed" in name.rsplit(".", 2)[-2 if "." in name else 0]
+        or "token" in name
+        or name.startswith(("no_", "maskmem"))
+    ):
         return 0.5
     return 1.4 / math.sqrt(tensor[0].numel())
