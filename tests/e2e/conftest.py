@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -24,29 +24,16 @@ CONFIG = Config(
 
 
 class Served:
-    """A running server and the loop it runs in."""
+    """A running server, in another thread."""
 
-    def __init__(self, server: Server, backend: EmbeddedBackend, loop: asyncio.AbstractEventLoop) -> None:
-        self.server, self.backend, self.loop = server, backend, loop
+    def __init__(self, server: Server, backend: EmbeddedBackend) -> None:
+        self.server, self.backend = server, backend
         self.address = f"127.0.0.1:{server.port}"
 
-    async def ask(self, work: Callable[[], Awaitable[object]]) -> object:
-        """What `work` gives in the server's loop."""
-
-        async def run() -> object:
-            return await work()
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self.loop))
-
-    async def tasks(self) -> int:
-        """Tasks in the server's loop."""
-
-        async def count() -> int:
-            return len(asyncio.all_tasks())
-
-        found = await self.ask(count)
-        assert isinstance(found, int)
-        return found
+    def calls_ended(self, code: str) -> float:
+        """Track calls that have ended so, on the server's side."""
+        counter = self.server.metrics.rpcs.labels("/masklet.v1.SegmentationService/Track", code)
+        return float(next(iter(counter.collect())).samples[0].value)
 
     def stats(self) -> BackendStats:
         return self.backend.stats()
@@ -67,7 +54,7 @@ def served() -> Iterator[Served]:
         backend = EmbeddedBackend(MODEL)
         try:
             async with Server(CONFIG, backend=backend) as server:
-                found.append(Served(server, backend, loop))
+                found.append(Served(server, backend))
                 started.set()
                 await stop.wait()
         finally:

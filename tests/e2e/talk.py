@@ -49,8 +49,8 @@ def box(object_id: int, *edges: float) -> prompt_pb2.Prompt:
 class Talk:
     """One Track call, message by message. `said` is every answer so far."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.channel = channel
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        self.channel, self.address = channel, address
         self.call = SegmentationServiceStub(channel).Track()  # type: ignore[call-arg, var-annotated]
         self.seq = 0
         self.said: list[pb.TrackResponse] = []
@@ -116,7 +116,7 @@ async def talk_to(address: str) -> AsyncIterator[Talk]:
     """A call on a connection of its own; cancelled at the end, if it has not ended."""
     options = (("grpc.use_local_subchannel_pool", 1),)
     async with grpc.aio.insecure_channel(address, options=options) as channel:
-        talk = Talk(channel)
+        talk = Talk(channel, address)
         try:
             yield talk
         finally:

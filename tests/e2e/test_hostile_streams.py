@@ -80,9 +80,7 @@ async def test_a_cut_connection_ends_its_session_at_once(served: Served, bystand
             await served.settled(1)
 
 
-async def test_a_connection_that_falls_silent_ends_its_session_in_the_end(
-    served: Served, bystander: Bystander
-) -> None:
+async def test_a_connection_that_falls_silent_ends_its_session_in_the_end(served: Served, bystander: Bystander) -> None:
     async with over_a_wire(served) as (wire, talk):
         await tracking(talk)
         wire.stall()
@@ -94,7 +92,7 @@ async def test_a_connection_that_falls_silent_ends_its_session_in_the_end(
 
 async def test_a_client_that_never_reads_is_cut_off(served: Served, bystander: Bystander, talk: Talk) -> None:
     large = encode_frame(FrameCodec.JPEG, np.zeros((512, 512, 3), np.uint8))
-    before = await served.tasks()
+    before = served.calls_ended("DEADLINE_EXCEEDED")
     bits = mask_pb2.MASK_ENCODING_BITS
     await talk.send(open=opening(height=512, width=512, mask_encoding=bits))
     for object_id in range(1, 17):
@@ -102,10 +100,8 @@ async def test_a_client_that_never_reads_is_cut_off(served: Served, bystander: B
     for _ in range(40):  # half a megabyte of masks each
         await talk.frame(large)
     async with asyncio.timeout(4 * IDLE_TIMEOUT_S):
-        while await served.tasks() == before:
-            await asyncio.sleep(0.02)
-        while await served.tasks() > before:  # the call goes too, not only its session: calls are counted
-            await asyncio.sleep(0.1)
+        while served.calls_ended("DEADLINE_EXCEEDED") == before:  # the call goes too, not only its session
+            await asyncio.sleep(0.05)
     assert served.stats().sessions == 1
     code, reason, text = await talk.end()
     assert (code, reason) == ("DEADLINE_EXCEEDED", "IDLE_TIMEOUT")

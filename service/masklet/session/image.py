@@ -10,6 +10,7 @@ from masklet.codecs.frames import decode_frame
 from masklet.codecs.stills import jpeg_size, png_size
 from masklet.errors import InvalidFrame, InvalidPrompt, LimitExceeded, RequestError
 from masklet.session.answer import encode_objects
+from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.edits import Edit, PendingEdits
 from masklet.session.messages import ObjectResult, Timing
@@ -65,11 +66,11 @@ async def segment_image(
 async def _step_once(
     context: StreamContext, session_id: str, request: StepRequest, profile: Profile | None
 ) -> StepResult:
-    await context.backend.open(session_id, profile_settings(profile, context.session))
     try:
+        await context.backend.open(session_id, profile_settings(profile, context.session))
         return await context.backend.step(session_id, request)
     finally:
-        await context.backend.close(session_id)
+        await close_bank(context.backend, session_id)
 
 
 def _check_image(context: StreamContext, codec: FrameCodec, payload: bytes, size: Size) -> None:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 
 from masklet.errors import IdleTimeout, MaskletError, ProtocolViolation, UnknownFrame
+from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.intake import Intake
 from masklet.session.lifetime import Lifetime
@@ -164,7 +165,7 @@ class SessionStream:
             },
         )
         try:
-            await self._context.backend.close(record.session_id)
+            await close_bank(self._context.backend, record.session_id)
         except MaskletError as error:  # the stream's own end matters more, and the backend forgets by itself
             _log.warning("memory bank not closed", extra={"session": record.session_id, "error": str(error)})
 
