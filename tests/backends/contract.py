@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from masklet.backends.base import Backend
+from masklet.backends.embedded import EmbeddedBackend
 from masklet.backends.fake import FakeBackend
+from masklet.config import ModelConfig
 from masklet.types import ImageArray, Prompt, PromptMode, StepRequest, TrackSettings
 
 SIZE = (48, 64)
@@ -23,7 +25,11 @@ async def make_fake() -> Backend:
     return FakeBackend()
 
 
-BACKENDS: dict[str, BackendFactory] = {"fake": make_fake}
+async def make_embedded() -> Backend:
+    return EmbeddedBackend(ModelConfig(variant="mini", device="cpu", precision="float32", threads=1))
+
+
+BACKENDS: dict[str, BackendFactory] = {"fake": make_fake, "embedded": make_embedded}
 
 
 def picture(number: int) -> ImageArray:
