@@ -91,10 +91,10 @@ def read_scenario(path: Path) -> Scenario:
     """Read one scenario. Raises ConfigError if the files are not a scenario."""
     try:
         described = json.loads(path.read_text())
-        with np.load(path.with_suffix(".npz")) as arrays:
+        with path.with_suffix(".npz").open("rb") as file, np.load(file) as arrays:
             answers = {key: arrays[key] for key in arrays.files}
         return _scenario(path, described, answers)
-    except (KeyError, ValueError, TypeError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{path} is not a scenario: {type(error).__name__}: {error}") from error
 
 

@@ -1,0 +1,97 @@
+"""`masklet verify` as it is typed."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tests.verification.recording import GOLDEN, blank, golden, write
+
+from masklet.cli import main
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def lines(capsys) -> dict[str, str]:
+    """Printed lines by their first word."""
+    return {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_all_golden_scenarios_are_inside_the_tolerances(capsys):
+    assert main(["verify", str(GOLDEN)]) == 0
+    said = lines(capsys)
+    assert len(said) == 2 + len(list(GOLDEN.glob("*.npz")))
+    assert all(line.endswith(" ok") for name, line in said.items() if name.startswith("golden/"))
+    assert "8 of 8 scenarios inside the tolerances" in said.values()
+
+
+def off_by(amount: float, kind: str):
+    """The first frame of a golden scenario, one number changed. (Of more frames a shorter video has other answers.)"""
+    described, arrays = golden("one_click_20_frames", 1)
+    arrays[f"tracked/0/1/{kind}"].flat[-1] += amount
+    return described, arrays
+
+
+def test_an_answer_out_of_tolerance_is_said_and_is_the_exit_status(tmp_path, capsys):
+    shutil.copytree(GOLDEN / "keys", tmp_path / "keys")
+    shutil.copy(GOLDEN / "seeded_weights.py", tmp_path)
+    folder = tmp_path / "tampered"
+    folder.mkdir()
+    write(folder, "fair", *off_by(0.01, "logits"))
+    for kind, amount in (("logits", 0.05), ("object_score", 0.005), ("pointer", 0.003), ("pointer", np.nan)):
+        write(folder, f"{kind}{amount}", *off_by(amount, kind))
+    described, arrays = golden("one_click_20_frames", 1)
+    write(folder, "more", described, arrays | {"tracked/0/2/logits": arrays["tracked/0/1/logits"]})
+    assert main(["verify", str(folder)]) == 1
+    verdicts = {name: line.rpartition("  ")[2] for name, line in lines(capsys).items() if "/" in name}
+    assert verdicts.pop("tampered/fair") == "ok"
+    assert set(verdicts.values()) == {"OUT OF TOLERANCE"}
+    assert len(verdicts) == 5
+
+
+def test_a_folder_that_is_not_there_is_an_error(capsys, tmp_path):
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'} is not a folder\n"
+
+
+def test_a_folder_without_scenarios_is_an_error(capsys, tmp_path):
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "holds no scenario" in capsys.readouterr().err
+
+
+def test_a_damaged_scenario_is_an_error(capsys, tmp_path):
+    write(tmp_path, "s", *blank()).write_text("{}")
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "s.json is not a scenario: KeyError: 'variant'" in capsys.readouterr().err
+
+
+def test_a_scenario_whose_weights_cannot_be_drawn_fails(capsys, tmp_path):
+    write(tmp_path, "s", *blank())
+    assert main(["verify", str(tmp_path)]) == 1
+    assert "FAILED: no seeded_weights.py" in lines(capsys)[f"{tmp_path.name}/s"]
+
+
+@pytest.mark.parametrize(("option", "said"), [("--device=abacus", "'abacus'"), ("--precision=int4", "'int4'")])
+def test_what_cannot_be_configured_fails(capsys, tmp_path, option, said):
+    shutil.copy(GOLDEN / "seeded_weights.py", tmp_path)
+    shutil.copytree(GOLDEN / "keys", tmp_path / "keys")
+    write(tmp_path, "s", *blank())
+    assert main(["verify", option, str(tmp_path)]) == 1
+    assert f"FAILED: {'device' if 'device' in option else 'precision'} {said}" in lines(capsys)[f"{tmp_path.name}/s"]
+
+
+def test_no_folder_is_a_usage_error(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["verify"])
+    assert caught.value.code == 2
+    assert "DIR" in capsys.readouterr().err
