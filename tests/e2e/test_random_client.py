@@ -16,6 +16,7 @@ from masklet.v1 import segmentation_pb2 as pb
 
 MESSAGES = 120
 CORRUPT = (b"", JPEG[:100], JPEG[: len(JPEG) // 2])
+FRAMES = ("frame", "corrupt")
 KINDS = {"frame": 10, "corrupt": 2, "prompt": 5, "correction": 3, "remove": 2, "reset": 1, "ping": 2, "repeat": 1}
 
 
@@ -47,8 +48,16 @@ class AnyClient:
             self._talk.seq -= 1  # the number of the request before, which must be ignored
             await self._talk.send(reset=pb.Reset())
             return
+        if kind == "correction" and self._random.random() < 0.5:
+            await self._caught_up()
         seq = await self._talk.send(**self._message(kind))
         self.sent[seq] = kind
+
+    async def _caught_up(self) -> None:
+        """Waits until all frames sent are answered or reported, so that the newest is there to be corrected."""
+        while (told := Ledger(self._talk.said).told) != {seq for seq in self.sent if self.sent[seq] in FRAMES}:
+            await asyncio.sleep(0.01)
+            assert told <= self.sent.keys()
 
     def _message(self, kind: str) -> dict[str, Any]:
         seq, object_id = self._talk.seq + 1, self._random.randint(1, 4)
@@ -69,7 +78,7 @@ class AnyClient:
     def _frame(self) -> int:
         """A frame answered lately, or now and then one that never was."""
         known = [one.result.frame_seq for one in self._talk.said if one.HasField("result")]
-        return self._random.choice([*known[-6:], 10_000])
+        return self._random.choice([*known[-3:], 10_000])
 
 
 class Ledger:
@@ -98,6 +107,11 @@ class Ledger:
             self.kinds[one.error.request_seq]["error"] += 1
         elif one.HasField("pong"):
             self.kinds[one.pong.nonce]["pong"] += 1
+
+    @property
+    def told(self) -> set[int]:
+        """Frames answered or reported dropped."""
+        return self.results.keys() | self.reasons.keys()
 
     @property
     def refused(self) -> set[int]:

@@ -35,6 +35,10 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
     ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.keepalive_time_ms", 20_000),  # else a server that vanished without a word is waited for without end
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.initial_reconnect_backoff_ms", 500),  # gRPC's own goes up to two minutes, long after a server is back
+    ("grpc.max_reconnect_backoff_ms", 5_000),
 )
 
 
