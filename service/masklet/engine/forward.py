@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from masklet.engine.bank import BankRead
-from masklet.engine.collate import Job, Row
+from masklet.engine.collate import Job
 from masklet.engine.pixels import fill_holes, normalise
 from masklet.engine.pool import Pool
 from masklet.engine.prompts import mask_prompt, said_by

@@ -39,7 +39,7 @@ class FpnNeck(nn.Module):
 
     def lateral(self, level: int) -> nn.Conv2d:
         """The projection of trunk stage `level`, 0 being stride 4."""
-        conv: nn.Conv2d = self.convs[len(self.convs) - 1 - level].conv  # type: ignore[assignment,union-attr]
+        conv: nn.Conv2d = self.convs[len(self.convs) - 1 - level].conv  # type: ignore[assignment]
         return conv
 
     def top_down(self, stride16: Tensor, stride32: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ class MLP(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], *, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.activation = activation()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     Row by row and in chunks of queries, which bounds the scores that exist at a time and keeps them in the cache.
     """
     q = q * q.shape[-1] ** -0.5
-    return torch.stack([_average(*row) for row in zip(q, k, values, strict=True)])
+    return torch.stack([_average(a, b, c) for a, b, c in zip(q, k, values, strict=True)])
 
 
 def _average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:

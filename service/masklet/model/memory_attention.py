@@ -34,6 +34,7 @@ class MemoryAttention(nn.Module):
             [B, N, C].
         """
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, MemoryAttentionLayer)
             features = layer.attend_self(features, rotary)
             if index == 0:  # until here a row knows nothing but its frame: done once a frame
                 features = features[frame_of_row]

@@ -71,4 +71,5 @@ class ConvNeXtBlock(nn.Module):
         """[B, C, h, w] -> [B, C, h, w]."""
         y = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
         y = self.gamma * self.pwconv2(nn.functional.gelu(self.pwconv1(y)))
-        return x + y.permute(0, 3, 1, 2)
+        out: Tensor = x + y.permute(0, 3, 1, 2)
+        return out

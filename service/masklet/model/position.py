@@ -17,7 +17,7 @@ def _frequencies(dim: int, device: torch.device | None) -> Tensor:
 
 
 def sine_map(side: int, dim: int, *, device: torch.device | None = None) -> Tensor:
-    """[side * side, dim] row-major sine encoding: first half of the channels for y, second for x (DETR, section 3.1)."""
+    """[side * side, dim] row-major sine encoding: half of the channels for y, half for x (DETR, section 3.1)."""
     line = torch.arange(1, side + 1, dtype=torch.float32, device=device)
     angle = (line / (side + 1e-6) * 2 * math.pi)[:, None] / _frequencies(dim // 2, device)
     axis = torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=2).flatten(1)

@@ -58,7 +58,8 @@ class PromptEncoder(nn.Module):
         """[h * w, C] position encoding of the feature map."""
         line = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
         y, x = torch.meshgrid(line, line, indexing="ij")
-        return self.pe_layer(torch.stack((x, y), dim=-1).flatten(0, 1))
+        position: Tensor = self.pe_layer(torch.stack((x, y), dim=-1).flatten(0, 1))
+        return position
 
 
 class RandomFourierPosition(nn.Module):
