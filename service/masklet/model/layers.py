@@ -59,7 +59,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v)
     if k.shape[2] <= FEW_KEYS:
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3), dim=-1) @ v
-    return weighted_average(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)).unflatten(0, q.shape[:2])
+    rows: Tensor = weighted_average(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
+    return rows.view(*q.shape[:3], v.shape[3])
 
 
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
