@@ -44,3 +44,18 @@ def test_nothing_to_draw_changes_nothing_and_a_note_goes_top_right() -> None:
     assert np.array_equal(draw_masks(GREY, []), GREY)
     changed = np.argwhere((draw_note(GREY, "not answered") != GREY).any(-1))
     assert changed[:, 0].max() < 30 and changed[:, 1].max() > 140
+
+
+def test_objects_on_the_same_place_keep_their_labels_and_small_ones_lie_on_top() -> None:
+    everywhere, square = np.ones((120, 160), np.bool_), _square()
+    drawn = draw_masks(GREY, [(1, square), (2, everywhere), (3, everywhere)])
+    plates = [(drawn[:30, :60].reshape(-1, 3) == object_colour(k)).all(-1).sum() for k in (2, 3)]
+    assert min(plates) > 100
+    assert tuple(drawn[99, 90]) == object_colour(1)
+
+
+def test_a_label_at_the_edge_stays_within_the_frame() -> None:
+    corner = np.zeros((120, 160), np.bool_)
+    corner[117:, 157:] = True
+    drawn = draw_masks(GREY, [(5, corner)])
+    assert ((drawn == object_colour(5)).all(-1)).sum() > 150

@@ -51,14 +51,14 @@ class Talk:
 
     def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         self.channel, self.address = channel, address
-        self.call = SegmentationServiceStub(channel).Track()  # type: ignore[call-arg, var-annotated]
+        self.call: Any = SegmentationServiceStub(channel).Track()  # type: ignore[call-arg]
         self.seq = 0
         self.said: list[pb.TrackResponse] = []
 
     async def send(self, **message: Any) -> int:
         """The next request; returns its seq."""
         self.seq += 1
-        await self.call.write(pb.TrackRequest(seq=self.seq, **message))  # type: ignore[attr-defined]
+        await self.call.write(pb.TrackRequest(seq=self.seq, **message))
         return self.seq
 
     async def open(self, **fields: Any) -> pb.Opened:
@@ -71,7 +71,7 @@ class Talk:
     async def read(self) -> pb.TrackResponse | None:
         """The next answer; None at the end."""
         async with asyncio.timeout(20):
-            response = await self.call.read()  # type: ignore[attr-defined]
+            response: pb.TrackResponse = await self.call.read()
         if response is EOF:
             return None
         self.said.append(response)
@@ -93,7 +93,7 @@ class Talk:
     async def close(self) -> list[pb.TrackResponse]:
         """Says close; all answers still to come."""
         await self.send(close=pb.Close())
-        await self.call.done_writing()  # type: ignore[attr-defined]
+        await self.call.done_writing()
         return [response async for response in self._rest()]
 
     async def end(self) -> tuple[str, str, str]:
@@ -101,7 +101,8 @@ class Talk:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in self._rest():
                 pass
-        packed = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]  # type: ignore[call-overload]
+        trailing: Any = caught.value.trailing_metadata()
+        packed = dict(trailing)["grpc-status-details-bin"]
         code, reason, message = explain(status_pb2.Status.FromString(packed))
         assert (code, message) == (caught.value.code().name, caught.value.details())
         return code, reason, message

@@ -156,9 +156,9 @@ async def test_a_second_open_is_refused_and_the_stream_goes_on(bystander: Bystan
 
 
 async def test_bytes_that_are_no_message_end_the_call(bystander: Bystander, served: Served, talk: Talk) -> None:
-    method = talk.channel.stream_stream("/masklet.v1.SegmentationService/Track")
-    talk.call = method()  # type: ignore[assignment]
-    await talk.call.write(b"\xff\xff\xff")  # type: ignore[attr-defined]
+    channel: Any = talk.channel
+    talk.call = channel.stream_stream("/masklet.v1.SegmentationService/Track")()
+    await talk.call.write(b"\xff\xff\xff")
     code, reason, text = await talk.end()
     assert (code, reason) == ("INVALID_ARGUMENT", "PROTOCOL_VIOLATION")
     assert says(text, ["3 bytes"])

@@ -7,7 +7,6 @@ import time
 from typing import Any, TypeAlias
 
 import grpc.aio
-from grpc._cython import cygrpc
 
 from masklet.v1 import segmentation_pb2 as pb
 
@@ -50,7 +49,7 @@ class Outbox:
             try:
                 if not over:
                     await _send(self._call, request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, cygrpc.InternalError):
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.InternalError):
                 over = True
         if not over and not self._call.done():
             await self._call.done_writing()

@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from masklet.codecs.masks import mask_box
-from masklet.types import ImageArray, MaskArray
+from masklet.types import ImageArray, MaskArray, Size
 
 Colour = tuple[int, int, int]
+Plate = tuple[int, int, int, int]
 _GOLDEN = 0.61803398875
 _FILL = 0.42
 _LABEL_HEIGHT_SHARE = 28
@@ -28,19 +29,19 @@ def object_colour(object_id: int) -> Colour:
 def draw_masks(image: ImageArray, masks: Iterable[tuple[int, MaskArray]], *, note: str = "") -> ImageArray:
     """A copy of `image` [H, W, 3] with each (object id, [H, W] bool) drawn on it, and `note` in the upper right corner.
 
-    Objects with an empty mask are listed in the lower left corner.
+    Large objects lie below small ones, and no label on another. Objects with an empty mask are listed in the lower left
+    corner.
     """
     canvas = image.copy()
+    listed = list(masks)
+    boxes = {object_id: mask_box(mask) for object_id, mask in listed}
     labels: list[tuple[int, tuple[int, int]]] = []
-    absent: list[int] = []
-    for object_id, mask in masks:
-        box = mask_box(mask)
-        if box is None:
-            absent.append(object_id)
-        else:
+    for object_id, mask in sorted(listed, key=lambda one: -int(one[1].sum())):
+        if box := boxes[object_id]:
             _fill(canvas, mask, box, object_colour(object_id))
             labels.append((object_id, (int(mask[box[1]].argmax()), box[1])))
-    return _with_text(canvas, labels, absent, note)
+    absent = [object_id for object_id, _ in listed if boxes[object_id] is None]
+    return _with_text(canvas, sorted(labels), absent, note)
 
 
 def draw_note(image: ImageArray, note: str) -> ImageArray:
@@ -72,8 +73,11 @@ def _with_text(
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
     font = _font(max(11, height // _LABEL_HEIGHT_SHARE))
-    for object_id, (x, y) in labels:
-        _tag(pen, str(object_id), (x, y), object_colour(object_id), font)
+    taken: list[Plate] = []
+    for object_id, at in labels:
+        plate = _free_place(_plate(str(object_id), at, font), taken, (height, width))
+        taken.append(plate)
+        _tag(pen, str(object_id), plate[:2], object_colour(object_id), font)
     left = _MARGIN_PX
     for object_id in absent:
         at = (left, height - font.size - 3 * _MARGIN_PX)
@@ -83,13 +87,35 @@ def _with_text(
     return np.array(picture)
 
 
+def _plate(text: str, at: tuple[int, int], font: ImageFont.FreeTypeFont) -> Plate:
+    """Where the plate of a text with its upper left corner at `at` lies: (x_min, y_min, x_max, y_max)."""
+    x, y = at
+    return x, y, x + round(font.getlength(text)) + 2 * _MARGIN_PX, y + round(font.size) + 2 * _MARGIN_PX
+
+
+def _free_place(plate: Plate, taken: list[Plate], size: Size) -> Plate:
+    """The plate moved into the frame, and right, then down, until it covers none of those taken."""
+    x, y, width, height = plate[0], plate[1], plate[2] - plate[0], plate[3] - plate[1]
+    x, y = max(0, min(x, size[1] - width)), max(0, min(y, size[0] - height))
+    while hit := next((one for one in taken if _overlap((x, y, x + width, y + height), one)), None):
+        x = hit[2] + 1
+        if x + width > size[1]:
+            x, y = 0, y + height + 1
+            if y + height > size[0]:  # no room at all: on top of others, but seen
+                return plate
+    return x, y, x + width, y + height
+
+
+def _overlap(one: Plate, other: Plate) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
 def _tag(pen: ImageDraw.ImageDraw, text: str, at: tuple[int, int], colour: Colour, font: ImageFont.FreeTypeFont) -> int:
     """Dark text on a coloured plate with its upper left corner at `at`; returns where the next one may start."""
-    x, y = at
-    right = x + round(font.getlength(text)) + 2 * _MARGIN_PX
-    pen.rounded_rectangle((x, y, right, y + round(font.size) + 2 * _MARGIN_PX), _MARGIN_PX, fill=colour)
-    pen.text((x + _MARGIN_PX, y + _MARGIN_PX), text, fill=(16, 16, 16), font=font, anchor="lt")
-    return right + _MARGIN_PX
+    plate = _plate(text, at, font)
+    pen.rounded_rectangle(plate, _MARGIN_PX, fill=colour)
+    pen.text((plate[0] + _MARGIN_PX, (plate[1] + plate[3]) // 2), text, fill=(16, 16, 16), font=font, anchor="lm")
+    return plate[2] + _MARGIN_PX
 
 
 @lru_cache(maxsize=8)

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         return _EXIT_TERMINATED
     _say("4/4 writing the comparison (seconds)")
-    _write_comparison(args.out / "demo.mp4", clip, tracked.masks)
+    _write_comparison(args.out / "demo.mp4", clip, tracked)
     _report(args.out, clip, tracked)
     return 0
 
@@ -201,13 +201,14 @@ def mean_iou(predicted: MaskArray, truth: MaskArray) -> float:
     return float(np.where(either, both / np.maximum(either, 1), 1.0).mean())
 
 
-def _write_comparison(path: Path, clip: SyntheticClip, predicted: MaskArray) -> None:
+def _write_comparison(path: Path, clip: SyntheticClip, tracked: _Tracked) -> None:
     height, width = clip.frames.shape[1:3]
+    said = "prediction" if tracked.model.trained else "prediction, untrained"
     with VideoFile(path, (height, 2 * width), _RATE) as video:
         for t, frame in enumerate(clip.frames):
             sides = [
                 draw_masks(frame, list(enumerate(masks[t], start=1)), note=note)
-                for masks, note in ((predicted, "prediction"), (clip.masks, "truth"))
+                for masks, note in ((tracked.masks, said), (clip.masks, "truth"))
             ]
             video.write(np.concatenate(sides, axis=1))
 

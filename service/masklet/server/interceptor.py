@@ -35,9 +35,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         read_timeout_s: how long an answer on a stream may wait for a client that does not read.
     """
 
-    def __init__(
-        self, metrics: Metrics, *, refusal: Callable[[], MaskletError | None], read_timeout_s: float
-    ) -> None:
+    def __init__(self, metrics: Metrics, *, refusal: Callable[[], MaskletError | None], read_timeout_s: float) -> None:
         self._metrics = metrics
         self._refusal = refusal
         self._read_timeout_s = read_timeout_s
