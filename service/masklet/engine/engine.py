@@ -73,14 +73,12 @@ class Engine:
             Per request its result or its error (SessionStateLost, UnknownFrame, UnknownObject, InvalidPrompt).
         """
         planned = [self._collate(session_id, request) for session_id, request in requests]
-        jobs: list[Job] = []
-        for plan in planned:
-            if isinstance(plan, Job):
-                self._place(plan, len(jobs))
-                jobs.append(plan)
-        if not jobs:
-            return [plan for plan in planned if isinstance(plan, MaskletError)]
-        outcome = Forward(self.network, self.pools, jobs, max_rows=self.settings.max_rows).run()
+        jobs = [plan for plan in planned if isinstance(plan, Job)]
+        tracking = [job for job in jobs if job.rows]  # frames without objects are only remembered
+        for position, job in enumerate(tracking):
+            for row in job.rows:
+                row.job = position
+        outcome = Forward(self.network, self.pools, tracking, max_rows=self.settings.max_rows).run()
         results = iter(self._commit(jobs, outcome))
         return [plan if isinstance(plan, MaskletError) else next(results) for plan in planned]
 
@@ -111,11 +109,6 @@ class Engine:
             return collate(session, request, size=self.network.config.input_size, device=self.device)
         except MaskletError as error:
             return error
-
-    @staticmethod
-    def _place(job: Job, position: int) -> None:
-        for row in job.rows:
-            row.job = position
 
     def _commit(self, jobs: list[Job], outcome: Outcome) -> list[StepResult]:
         """Make results, then write memories and drop what is no longer reachable.

@@ -50,8 +50,9 @@ class Forward:
 
     def run(self) -> Outcome:
         """The steps of a frame, in order."""
-        self.features = self._encode_frames()
         self.output = self._earlier_answers()
+        if self.rows:
+            self.features = self._encode_frames()
         self.conditioned = self._condition()
         self._track()
         for turn in range(max((len(row.prompts) for row in self.rows), default=0)):
