@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 import pytest
+
 from masklet import config_file, config_rules
 from masklet.config import Config, ServerConfig
 from masklet.config_file import check_config, config_keys, load_config, to_toml

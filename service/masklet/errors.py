@@ -1,29 +1,29 @@
 """The error tree. Only the server's interceptor maps it to gRPC status; the client maps it back to these classes.
 
-    MaskletError
-     +- ConfigError                a configuration key, value or file                 CONFIG_INVALID
-     +- WeightsError               a checkpoint: missing, truncated, of another kind  WEIGHTS_INVALID
-     +- RequestError               the client's fault
-     |   +- ProtocolViolation      e.g. first message not `open`                      PROTOCOL_VIOLATION
-     |   +- InvalidOpen            `open` asks for something that is not offered      OPEN_INVALID
-     |   +- SequenceGap            request seq skipped                                SEQUENCE_GAP
-     |   +- InvalidFrame           payload cannot be decoded, wrong size              FRAME_INVALID
-     |   +- InvalidPrompt          click outside the frame, box inside out, ...       PROMPT_INVALID
-     |   +- UnknownObject          no such object id                                  OBJECT_UNKNOWN
-     |   +- UnknownFrame           not in the history window                          FRAME_UNKNOWN
-     |   +- LimitExceeded          more than the server allows                        LIMIT_EXCEEDED
-     |   +- IdleTimeout            nothing sent for too long                          IDLE_TIMEOUT
-     +- SessionError
-     |   +- SessionNotFound        no such session                                    SESSION_NOT_FOUND
-     |   +- SessionExpired         detached longer than its time to live              SESSION_EXPIRED
-     |   +- SessionSuperseded      a newer stream owns the session                    SESSION_SUPERSEDED
-     |   +- SessionStateLost       the memory bank is gone                            SESSION_STATE_LOST
-     |   +- SessionClosed          ended by an operator                               SESSION_CLOSED
-     +- AccessDenied               token missing, forged or of another tenant         ACCESS_DENIED
-     +- AdmissionRefused           no room; try later                                 ADMISSION_REFUSED
-     +- ServerDraining             going away; try another                            SERVER_DRAINING
-     +- BackendError               the backend failed on this request                 BACKEND_FAILED
-         +- BackendUnavailable     the backend cannot be reached                      BACKEND_UNAVAILABLE
+MaskletError
+ +- ConfigError                a configuration key, value or file                 CONFIG_INVALID
+ +- WeightsError               a checkpoint: missing, truncated, of another kind  WEIGHTS_INVALID
+ +- RequestError               the client's fault
+ |   +- ProtocolViolation      e.g. first message not `open`                      PROTOCOL_VIOLATION
+ |   +- InvalidOpen            `open` asks for something that is not offered      OPEN_INVALID
+ |   +- SequenceGap            request seq skipped                                SEQUENCE_GAP
+ |   +- InvalidFrame           payload cannot be decoded, wrong size              FRAME_INVALID
+ |   +- InvalidPrompt          click outside the frame, box inside out, ...       PROMPT_INVALID
+ |   +- UnknownObject          no such object id                                  OBJECT_UNKNOWN
+ |   +- UnknownFrame           not in the history window                          FRAME_UNKNOWN
+ |   +- LimitExceeded          more than the server allows                        LIMIT_EXCEEDED
+ |   +- IdleTimeout            nothing sent for too long                          IDLE_TIMEOUT
+ +- SessionError
+ |   +- SessionNotFound        no such session                                    SESSION_NOT_FOUND
+ |   +- SessionExpired         detached longer than its time to live              SESSION_EXPIRED
+ |   +- SessionSuperseded      a newer stream owns the session                    SESSION_SUPERSEDED
+ |   +- SessionStateLost       the memory bank is gone                            SESSION_STATE_LOST
+ |   +- SessionClosed          ended by an operator                               SESSION_CLOSED
+ +- AccessDenied               token missing, forged or of another tenant         ACCESS_DENIED
+ +- AdmissionRefused           no room; try later                                 ADMISSION_REFUSED
+ +- ServerDraining             going away; try another                            SERVER_DRAINING
+ +- BackendError               the backend failed on this request                 BACKEND_FAILED
+     +- BackendUnavailable     the backend cannot be reached                      BACKEND_UNAVAILABLE
 """
 
 from __future__ import annotations

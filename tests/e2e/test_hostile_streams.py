@@ -111,7 +111,7 @@ async def test_a_client_that_never_reads_is_cut_off(served: Served, bystander: B
 
 @pytest.mark.parametrize("policy", ["LATEST", "BLOCK"])
 async def test_a_flood_is_answered_or_reported_frame_by_frame(bystander: Bystander, talk: Talk, policy: str) -> None:
-    frames = 300 if policy == "LATEST" else 40
+    frames = 300 if policy == "LATEST" else 24
     await talk.open(policy=policy)
     await talk.send(prompt=click(1))
     sent = [await talk.frame() for _ in range(frames)]

@@ -14,7 +14,7 @@ from tests.e2e.talk import HEIGHT, JPEG, JPEGS, WIDTH, Talk, click
 
 from masklet.v1 import segmentation_pb2 as pb
 
-MESSAGES = 120
+MESSAGES = 90
 CORRUPT = (b"", JPEG[:100], JPEG[: len(JPEG) // 2])
 FRAMES = ("frame", "corrupt")
 KINDS = {"frame": 10, "corrupt": 2, "prompt": 5, "correction": 3, "remove": 2, "reset": 1, "ping": 2, "repeat": 1}

@@ -1,1 +1,1 @@
-
+"""Which backend a session lives on."""
