@@ -175,7 +175,8 @@ def test_kept_points_add_up_across_requests_and_replaced_ones_do_not(engine):
 
 def test_a_box_or_a_mask_ends_the_points_said_before(engine):
     name = opened(engine, "b")
-    step(engine, name, frame(1, click(), box(1, 5, 5, 30, 30)))
+    kept = replace(box(1, 5, 5, 30, 30), keep_old_points=True)  # a box begins anew all the same
+    step(engine, name, frame(1, click(), kept))
     assert labels_said(engine, name) == [2, 3]
     step(engine, name, correction(1, click(1, 9, 9, keep=True)))
     assert labels_said(engine, name) == [2, 3, 1]
