@@ -49,7 +49,8 @@ async def test_abandoned_streams_leave_nothing_behind(served: Served) -> None:
             await one_on(first, number)
         await served.settled()
         await asyncio.sleep(0.1)
-        before = threading.active_count(), descriptors()
+        gc.collect()
+        before = threading.active_count(), descriptors(), stray_streams()
         for start in range(0, STREAMS, AT_ONCE):
             await asyncio.gather(*(one_on(first, start + number) for number in range(AT_ONCE)))
     await served.settled()
@@ -57,7 +58,7 @@ async def test_abandoned_streams_leave_nothing_behind(served: Served) -> None:
     gc.collect()
     assert threading.active_count() <= before[0] + EXECUTOR_THREADS
     assert descriptors() <= before[1] + SPARE_DESCRIPTORS
-    assert stray_streams() == 0
+    assert stray_streams() <= before[2]
 
 
 async def one_on(first: Talk, number: int) -> None:

@@ -17,7 +17,7 @@ from tests.e2e.talk import JPEGS, Talk, click, talk_to
 
 from masklet.v1 import segmentation_pb2 as pb
 
-DRAIN_TIMEOUT_S = 10.0
+DRAIN_TIMEOUT_S = 20.0
 FLAGS = (
     "--port=0",
     "--metrics-port=0",
