@@ -16,6 +16,7 @@ from masklet.engine.prompts import mask_prompt, said_by
 from masklet.engine.track import Said
 from masklet.model import SAM2, FrameFeatures, MemoryBatch, ObjectOutput, PromptBatch
 from masklet.model.prompt_encoder import PADDING
+from masklet.model.sam2 import PREVIOUS_LOGITS_LIMIT
 from masklet.types import Profile, Prompt
 
 
@@ -150,6 +151,9 @@ class Forward:
         row = self.rows[i]
         return turn > 0 or row.tracked or row.earlier is not None
 
+    def _previous(self, group: list[int]) -> Tensor:
+        return self.output.logits[group].clamp(-PREVIOUS_LOGITS_LIMIT, PREVIOUS_LOGITS_LIMIT)
+
     def _adopt_masks(self, group: list[int], prompts: dict[int, Prompt]) -> None:
         size = self.network.config.input_size
         frames = [self.jobs[self.rows[i].job].frame for i in group]
@@ -165,7 +169,7 @@ class Forward:
         prompts = PromptBatch(
             points=torch.stack([s.points for s in said]),
             labels=torch.stack([s.labels for s in said]),
-            previous=self.output.logits[group] if self._has_previous(group[0], turn) else None,
+            previous=self._previous(group) if self._has_previous(group[0], turn) else None,
         )
         output = self.network.decode(
             self._embedding(group),

@@ -42,12 +42,19 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def full_masks(logits: Tensor, size: Size, profile: Profile) -> Tensor:
-    """[n, 4h, 4w] logits of one frame's objects -> [n, H, W] bool; in `vos` a pixel belongs to one object at most."""
-    full = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    masks = full > 0
-    if profile is Profile.VOS and len(full) > 1:
-        owner = full.argmax(dim=0, keepdim=True)
-        masks &= owner == torch.arange(len(full), device=full.device)[:, None, None]
+    """[n, 4h, 4w] logits of one frame's objects -> [n, H, W] bool; in `vos` a pixel belongs to one object at most.
+
+    Object by object, since full-size logits of all at once may be gigabytes.
+    """
+    masks = torch.empty((len(logits), *size), dtype=torch.bool, device=logits.device)
+    highest = torch.full(size, -torch.inf, device=logits.device)
+    for index, low in enumerate(logits):
+        full = F.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        torch.gt(full, 0, out=masks[index])
+        if profile is Profile.VOS:
+            masks[index] &= full > highest
+            masks[:index] &= full <= highest
+            highest = torch.maximum(highest, full)
     return masks
 
 

@@ -91,7 +91,7 @@ class Derived:
 
     def get(self, *arguments: Any) -> Tensor:
         """The function's value for these arguments."""
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or any(weight.is_inference() for weight in self._weights):
             return self._function(*arguments)
         key = (arguments, [(w.data_ptr(), w._version, w.dtype, w.device) for w in self._weights])
         if self._value is None or key != self._key:

@@ -60,7 +60,7 @@ class PromptBatch:
     Attributes:
         points: [B, P, 2] float (x, y) in pixels of the model input.
         labels: [B, P] long; 1 include, 0 exclude, 2 and 3 the corners of a box, -1 padding.
-        previous: [B, 4h, 4w] logits of the answer to be refined, or None.
+        previous: [B, 4h, 4w] logits of the answer to be refined, within +-PREVIOUS_LOGITS_LIMIT, or None.
     """
 
     points: Tensor
@@ -202,8 +202,7 @@ class SAM2(nn.Module):
         """[B, h, w, C] or [1, 1, 1, C]."""
         if previous is None:
             return self.sam_prompt_encoder.no_mask_map().permute(0, 2, 3, 1).to(self.dtype)
-        limited = previous.clamp(-PREVIOUS_LOGITS_LIMIT, PREVIOUS_LOGITS_LIMIT)
-        return self.sam_prompt_encoder.mask_map(limited[:, None]).permute(0, 2, 3, 1)
+        return self.sam_prompt_encoder.mask_map(previous[:, None]).permute(0, 2, 3, 1)
 
     def adopt_mask(self, embedding: Tensor, skips: tuple[Tensor, Tensor], masks: Tensor) -> ObjectOutput:
         """Take given masks as the answer; only the pointer comes from the decoder.
