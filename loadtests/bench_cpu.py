@@ -154,23 +154,38 @@ def _agreement(contestant: Contestant, contestants: Sequence[Contestant]) -> flo
 
 
 def flatness_section(report: Report, plan: Plan, *, frames: int, size: int) -> None:
-    """Whether time per frame and memory stay flat: one stream, one object, no end in sight."""
-    runner = OurRunner(Load(plan.variant, size), seeded_state(plan.variant, size))
+    """Whether time per frame and memory stay flat: one stream, one object, no end in sight.
+
+    The time of a fixed matrix product, taken now and then on the way, tells the machine's own drift.
+    """
+    runner = OurRunner(Load(plan.variant, size, precision="bfloat16"), seeded_state(plan.variant, size))
     images = list(islice(synthetic_frames(size), 64))
-    for number in range(32):
+    for number in range(200):
         runner.step(images[number % 64])
     quarter = frames // 4
     for part in range(4):
-        seconds = [timed_step(runner, images[number % 64]) for number in range(part * quarter, (part + 1) * quarter)]
+        seconds, products = [], []
+        for number in range(part * quarter, (part + 1) * quarter):
+            seconds.append(timed_step(runner, images[number % 64]))
+            if number % 10 == 0:
+                products.append(_product_seconds())
         report.add(
             "flatness",
             {
                 "pixels": size,
                 "frames": f"{part * quarter}-{(part + 1) * quarter}",
                 "median ms per frame": 1e3 * statistics.median(seconds),
-                "resident MiB": resident_bytes() / 2**20,
+                "median ms of a fixed product": 1e3 * statistics.median(products),
+                "resident MiB": f"{resident_bytes() / 2**20:.1f}",
             },
         )
+
+
+def _product_seconds() -> float:
+    matrix = torch.ones(768, 768)
+    started = time.perf_counter()
+    torch.mm(matrix, matrix)
+    return time.perf_counter() - started
 
 
 def service_section(report: Report, plan: Plan, *, frames: int) -> None:
@@ -195,7 +210,7 @@ def main() -> int:
     report.notes += NOTES
     sections = {
         "service": lambda: service_section(report, plan, frames=40 if quick else 120),
-        "flatness": lambda: flatness_section(report, plan, frames=args.frames, size=128),
+        "flatness": lambda: flatness_section(report, plan, frames=args.frames, size=256),
         "engine": lambda: engine_section(report, plan),
     }
     for name in args.sections:
