@@ -17,6 +17,7 @@ from masklet.types import FrameCodec
 from masklet.v1 import mask_pb2, prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from masklet_client.outbox import send_request
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 HEIGHT, WIDTH = 48, 64
@@ -58,7 +59,7 @@ class Talk:
     async def send(self, **message: Any) -> int:
         """The next request; returns its seq."""
         self.seq += 1
-        await self.call.write(pb.TrackRequest(seq=self.seq, **message))
+        await send_request(self.call, pb.TrackRequest(seq=self.seq, **message))
         return self.seq
 
     async def open(self, **fields: Any) -> pb.Opened:

@@ -69,8 +69,8 @@ class BusyStream:
             sending.cancel()
 
     async def _send(self) -> None:
-        """Never more than the wire holds: a write that waits would hide what the stream ended with."""
-        while True:
+        """Until told to go away; never more than the wire holds: a waiting write may hide why the stream ends."""
+        while not any(one.HasField("go_away") for one in self._talk.said):
             self.frames.append(await self._talk.frame(JPEGS[len(self.frames) % len(JPEGS)]))
             while self._talk.seq - (self._talk.said[-1].acked_seq) > 8:
                 await asyncio.sleep(0.005)

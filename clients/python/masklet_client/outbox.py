@@ -48,7 +48,7 @@ class Outbox:
         while (request := await self._queue.get()) is not None:
             try:
                 if not over:
-                    await _send(self._call, request)
+                    await send_request(self._call, request)
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.InternalError):
                 over = True
         if not over and not self._call.done():
@@ -64,7 +64,7 @@ class Outbox:
             await asyncio.sleep(self._ping_interval_s - idle_s)
 
 
-async def _send(call: Any, request: pb.TrackRequest) -> None:
+async def send_request(call: Any, request: pb.TrackRequest) -> None:
     """`call.write`, but for what it does when the server ends the call while a write waits for room.
 
     It then overwrites the status that is about to arrive with INTERNAL "Internal error from Core", so that why the
