@@ -6,6 +6,12 @@ import importlib.util
 import os
 
 import pytest
+from hypothesis import settings
+
+# On CI the same examples every time: what they find must not depend on the day.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 
 def _gpu_is_missing() -> str:

@@ -40,7 +40,6 @@ def test_overlay_has_as_many_frames_and_the_rate_of_the_source(far_address: str,
     assert (source.size, source.frame_rate) == ((48, 64), Fraction(12))
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_json_lines_hold_every_frame_in_order_and_pycocotools_reads_them(
     far_address: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
