@@ -134,6 +134,7 @@ def _report_comparison(report: Report, size: int, objects: int, contestants: Seq
             "precision": contestant.precision,
             "ms per frame (range)": spread(contestant.seconds),
             "frames/s": rates[contestant.name, contestant.precision],
+            "session MiB": f"{contestant.runner.state_bytes() / 2**20:.1f}",
             "rounds": len(contestant.seconds),
             "median IoU to own float32": _agreement(contestant, contestants),
         }

@@ -73,6 +73,10 @@ class Runner(Protocol):
         """The last step's masks of the first stream, [objects, h, w]."""
         ...
 
+    def state_bytes(self) -> int:
+        """What is kept for all streams between frames, weights not counted."""
+        ...
+
 
 class OurRunner:
     """`masklet.engine.Engine`: all streams in one batch, from uint8 pixels to full-size masks."""
@@ -112,6 +116,10 @@ class OurRunner:
             raise RuntimeError("no step was made")
         return np.stack([found.mask for found in self._last.objects])
 
+    def state_bytes(self) -> int:
+        """Memories, pointers, and the frames and answers that may still be corrected: all that would be exported."""
+        return sum(len(self._engine.export_state(session)) for session in self._sessions)
+
 
 class PeerRunner:
     """`transformers`: one session per stream, one after the other, from normalised pixels to low-resolution logits."""
@@ -148,6 +156,10 @@ class PeerRunner:
     def masks(self) -> Masks:
         """The last masks, at low resolution."""
         return (self._logits > 0).cpu().numpy()
+
+    def state_bytes(self) -> int:
+        """See `PeerStream.state_bytes`; trimmed."""
+        return sum(stream.state_bytes() for stream in self._streams)
 
 
 def seeded_state(variant: str, size: int, *, seed: int = 7) -> State:
