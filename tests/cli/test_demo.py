@@ -10,7 +10,7 @@ import pytest
 
 from masklet.cli import main
 from masklet.cli.demo import first_clicks, inner_point, mean_iou
-from masklet.training.synthetic import SyntheticClip
+from masklet.training.clip import Clip
 from masklet_client.source import open_source
 
 
@@ -64,7 +64,7 @@ def test_inner_point_is_as_deep_inside_as_can_be() -> None:
 def test_objects_are_clicked_on_the_first_frame_they_show() -> None:
     masks = np.zeros((3, 3, 20, 20), np.bool_)
     masks[0:, 0, 2:12, 2:12] = masks[2:, 1, 10:20, 10:20] = True
-    clicks = first_clicks(SyntheticClip(np.zeros((3, 20, 20, 3), np.uint8), masks))
+    clicks = first_clicks(Clip(np.zeros((3, 20, 20, 3), np.uint8), masks))
     assert {frame: [p.object_id for p in some] for frame, some in clicks.items()} == {0: [1], 2: [2]}
 
 

@@ -19,7 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from masklet.errors import BackendUnavailable, ConfigError
-from masklet.training.synthetic import SyntheticClip, synthesize
+from masklet.training.clip import Clip
+from masklet.training.showcase import synthesize
 from masklet.types import MaskArray, ModelDescription, Prompt, Size
 from masklet_client.client import connect
 from masklet_client.events import Result
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _through_server(args: argparse.Namespace, clip: SyntheticClip) -> _Tracked:
+async def _through_server(args: argparse.Namespace, clip: Clip) -> _Tracked:
     log = args.out / "server.log"
     flags = [f"--backend={args.backend}", f"--model.input_size={args.input_size}", f"--model.weights={args.weights}"]
     async with _terminable():
@@ -148,7 +149,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-async def _track(address: str, clip: SyntheticClip) -> _Tracked:
+async def _track(address: str, clip: Clip) -> _Tracked:
     predicted = np.zeros_like(clip.masks)
     frames = len(clip.frames)
     async with connect(address) as client:
@@ -165,7 +166,7 @@ def _fill(masks: MaskArray, result: Result) -> None:
         masks[found.object_id - 1] = found.mask
 
 
-def first_clicks(clip: SyntheticClip) -> dict[int, list[Prompt]]:
+def first_clicks(clip: Clip) -> dict[int, list[Prompt]]:
     """One click per object, well inside it, on the first frame on which it shows; object ids count from 1."""
     clicks: dict[int, list[Prompt]] = {}
     for index in range(clip.masks.shape[1]):
@@ -201,7 +202,7 @@ def mean_iou(predicted: MaskArray, truth: MaskArray) -> float:
     return float(np.where(either, both / np.maximum(either, 1), 1.0).mean())
 
 
-def _write_comparison(path: Path, clip: SyntheticClip, tracked: _Tracked) -> None:
+def _write_comparison(path: Path, clip: Clip, tracked: _Tracked) -> None:
     height, width = clip.frames.shape[1:3]
     said = "prediction" if tracked.model.trained else "prediction, untrained"
     with VideoFile(path, (height, 2 * width), _RATE) as video:
@@ -213,7 +214,7 @@ def _write_comparison(path: Path, clip: SyntheticClip, tracked: _Tracked) -> Non
             video.write(np.concatenate(sides, axis=1))
 
 
-def _report(out: Path, clip: SyntheticClip, tracked: _Tracked) -> None:
+def _report(out: Path, clip: Clip, tracked: _Tracked) -> None:
     _say("")
     for index in range(clip.masks.shape[1]):
         start = clip.first_visible(index)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from masklet.training.clip import Clip
 from masklet.training.texture import PATTERNS, colourise, palette, smooth_noise
 from masklet.types import FloatArray, ImageArray, MaskArray, Size
 
@@ -21,24 +22,6 @@ _GOLDEN = 0.61803398875
 _LIGHT = np.asarray((-0.6, -0.8), np.float32)
 _SHADOW_SHIFT = 0.16
 Outline = Callable[[FloatArray], FloatArray]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SyntheticClip:
-    """A clip and the truth about it.
-
-    Attributes:
-        frames: [T, H, W, 3] uint8 RGB.
-        masks: [T, N, H, W] bool, the visible part of each object; object ids are 1 to N along the second axis.
-    """
-
-    frames: ImageArray
-    masks: MaskArray
-
-    def first_visible(self, index: int, *, min_area_px: int = 64) -> int | None:
-        """First frame on which object `index` (from 0) shows at least `min_area_px`, or None."""
-        shown = np.flatnonzero(self.masks[:, index].sum(axis=(1, 2)) >= min_area_px)
-        return int(shown[0]) if len(shown) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +36,7 @@ class _Body:
     scale: FloatArray
 
 
-def synthesize(seed: int, *, frames: int = 96, size: Size = (360, 640), objects: int = 4) -> SyntheticClip:
+def synthesize(seed: int, *, frames: int = 96, size: Size = (360, 640), objects: int = 4) -> Clip:
     """Draw a clip; the same arguments give the same clip.
 
     With two objects or more, the largest one passes in front of the smallest one halfway and covers it.
@@ -68,7 +51,7 @@ def synthesize(seed: int, *, frames: int = 96, size: Size = (360, 640), objects:
     drift = _glide(random.uniform(0.0, 1.0, (_knots(frames), 2)), frames)
     bodies = _bodies(random, frames, size, objects)
     grain = random.normal(0.0, 3.0, (size[0] * 2, size[1] * 2, 1)).astype(np.float32)
-    clip = SyntheticClip(np.empty((frames, *size, 3), np.uint8), np.zeros((frames, objects, *size), np.bool_))
+    clip = Clip(np.empty((frames, *size, 3), np.uint8), np.zeros((frames, objects, *size), np.bool_))
     for t in range(frames):
         canvas = _shifted(backdrop, drift[t], size)
         for index, body in enumerate(bodies):

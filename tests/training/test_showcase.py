@@ -5,15 +5,16 @@ import time
 import numpy as np
 import pytest
 
-from masklet.training.synthetic import SyntheticClip, synthesize
+from masklet.training.clip import Clip
+from masklet.training.showcase import synthesize
 
 
 @pytest.fixture(scope="module")
-def clip() -> SyntheticClip:
+def clip() -> Clip:
     return synthesize(7, frames=96, size=(180, 320), objects=4)
 
 
-def test_shapes_and_types(clip: SyntheticClip) -> None:
+def test_shapes_and_types(clip: Clip) -> None:
     assert clip.frames.shape == (96, 180, 320, 3) and clip.frames.dtype == np.uint8
     assert clip.masks.shape == (96, 4, 180, 320) and clip.masks.dtype == np.bool_
 
@@ -24,11 +25,11 @@ def test_same_seed_same_clip_and_other_seed_other_clip() -> None:
     assert not np.array_equal(first.frames, other.frames)
 
 
-def test_visible_masks_never_overlap(clip: SyntheticClip) -> None:
+def test_visible_masks_never_overlap(clip: Clip) -> None:
     assert clip.masks.sum(axis=1).max() == 1
 
 
-def test_every_object_shows_on_the_first_frame(clip: SyntheticClip) -> None:
+def test_every_object_shows_on_the_first_frame(clip: Clip) -> None:
     assert [clip.first_visible(index) for index in range(4)] == [0, 0, 0, 0]
 
 
@@ -39,20 +40,20 @@ def test_rear_object_is_hidden_halfway_and_seen_before_and_after(seed: int) -> N
     assert area[:20].max() > 200 and area[28:].max() > 200
 
 
-def test_objects_move(clip: SyntheticClip) -> None:
+def test_objects_move(clip: Clip) -> None:
     columns = np.arange(320)
     centres = [(clip.masks[t, 2].sum(axis=0) * columns).sum() / clip.masks[t, 2].sum() for t in (0, 12, 24)]
     assert np.abs(np.diff(centres)).min() > 2
 
 
-def test_mask_marks_pixels_that_differ_from_the_background(clip: SyntheticClip) -> None:
+def test_mask_marks_pixels_that_differ_from_the_background(clip: Clip) -> None:
     frame, mask = clip.frames[0].astype(float), clip.masks[0, 1]
     saturation = frame.max(-1) - frame.min(-1)
     assert saturation[mask].mean() > 2 * saturation[~clip.masks[0].any(0)].mean()
 
 
 def test_object_that_never_shows_has_no_first_frame() -> None:
-    clip = SyntheticClip(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 1, 8, 8), np.bool_))
+    clip = Clip(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 1, 8, 8), np.bool_))
     assert clip.first_visible(0) is None
 
 
