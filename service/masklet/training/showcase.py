@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 
 from masklet.training.clip import Clip
 from masklet.training.texture import PATTERNS, colourise, palette, smooth_noise
-from masklet.types import FloatArray, ImageArray, MaskArray, Size
+from masklet.types import FloatArray, MaskArray, Size
 
 _FRAMES_PER_KNOT = 26
 _GOLDEN = 0.61803398875
