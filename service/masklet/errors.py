@@ -3,6 +3,7 @@
 MaskletError
  +- ConfigError                a configuration key, value or file                 CONFIG_INVALID
  +- WeightsError               a checkpoint: missing, truncated, of another kind  WEIGHTS_INVALID
+ +- DatasetError               annotated video on disk: missing, of another kind  DATASET_INVALID
  +- RequestError               the client's fault
  |   +- ProtocolViolation      e.g. first message not `open`                      PROTOCOL_VIOLATION
  |   +- InvalidOpen            `open` asks for something that is not offered      OPEN_INVALID
@@ -65,6 +66,13 @@ class WeightsError(MaskletError):
     """A checkpoint is missing, truncated, or of another kind or variant."""
 
     reason = "WEIGHTS_INVALID"
+    fault = Fault.OPERATOR
+
+
+class DatasetError(MaskletError):
+    """A folder of annotated video is missing, empty, of an unknown layout, or does not agree with itself."""
+
+    reason = "DATASET_INVALID"
     fault = Fault.OPERATOR
 
 
