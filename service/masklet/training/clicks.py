@@ -1,4 +1,4 @@
-"""Simulated clicks: where a person would click first, and where to correct an answer (SAM 2, section 5 and app. F.1)."""
+"""Simulated clicks: where a person would click first, and where to correct (SAM 2, section 5 and appendix F.1)."""
 
 from __future__ import annotations
 

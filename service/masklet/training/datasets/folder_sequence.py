@@ -1,0 +1,102 @@
+"""A video as a folder of frames beside a folder of annotations: what DAVIS and YouTube-VOS have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from masklet.errors import DatasetError
+from masklet.training.datasets.stills import FRAME_SUFFIXES, read_annotation, read_frame, still_size
+from masklet.types import ImageArray, MaskArray, Size
+
+
+class FolderSequence:
+    """One video: `frames/00000.jpg`, ... and `annotations/00000.png`, ... of the same stems.
+
+    Args:
+        frames: folder of frames, in the order of their names.
+        annotations: folder of annotations, of some or all frames.
+        object_ids: the ids; None: those in all annotations, read when first asked for.
+
+    Raises:
+        DatasetError: no frames, no annotations, or an annotation without its frame.
+    """
+
+    def __init__(self, frames: Path, annotations: Path, *, object_ids: tuple[int, ...] | None = None) -> None:
+        self._frames = _stills(frames, FRAME_SUFFIXES)
+        if not self._frames:
+            raise DatasetError(f"{frames} holds no frames ({', '.join(FRAME_SUFFIXES)})")
+        self.name = frames.name
+        self._annotations = _by_frame(self._frames, _stills(annotations, (".png",)))
+        if not self._annotations:
+            raise DatasetError(f"{annotations} holds no annotations (.png) for the {len(self._frames)} frames")
+        self._ids = object_ids
+        self._size: Size | None = None
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the video."""
+        return len(self._frames)
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the first frame."""
+        if self._size is None:
+            self._size = still_size(self._frames[0])
+        return self._size
+
+    @property
+    def object_ids(self) -> tuple[int, ...]:
+        """The ids, rising. Raises DatasetError if no annotation has any."""
+        if self._ids is None:
+            self._ids = ids_in(self._annotations.values(), self.size)
+        return self._ids
+
+    @property
+    def annotated_frames(self) -> tuple[int, ...]:
+        """Indices of the frames that have an annotation."""
+        return tuple(self._annotations)
+
+    def frame(self, index: int) -> ImageArray:
+        """[H, W, 3] uint8 RGB."""
+        return read_frame(self._frames[index], self.size)
+
+    def masks(self, index: int) -> MaskArray | None:
+        """[N, H, W] bool, or None."""
+        if index not in self._annotations:
+            return None
+        labels = read_annotation(self._annotations[index], self.size)
+        return np.stack([labels == object_id for object_id in self.object_ids])
+
+
+def ids_in(annotations: Iterable[Path], size: Size) -> tuple[int, ...]:
+    """All object ids in some annotations, rising.
+
+    Raises:
+        DatasetError: there are none, or a file cannot be read or is not of `size`.
+    """
+    listed = list(annotations)
+    found = np.unique(np.concatenate([np.unique(read_annotation(path, size)) for path in listed]))
+    ids = tuple(int(value) for value in found if value)
+    if not ids:
+        raise DatasetError(f"no object in {len(listed)} annotations from {listed[0]} on: all pixels are 0 or void")
+    return ids
+
+
+def _stills(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder")
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+
+
+def _by_frame(frames: list[Path], annotations: list[Path]) -> dict[int, Path]:
+    places = {frame.stem: index for index, frame in enumerate(frames)}
+    lost = [path for path in annotations if path.stem not in places]
+    if lost:
+        raise DatasetError(
+            f"{lost[0]} has no frame of its name: {len(lost)} of {len(annotations)} annotations are without,"
+            f" {frames[0].parent} holds {len(frames)} frames"
+        )
+    return {places[path.stem]: path for path in annotations}
