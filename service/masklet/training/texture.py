@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from masklet.types import FloatArray, Size
+from masklet.types import FloatArray, ImageArray, Size
 
 Pattern = Callable[[np.random.Generator, Size], FloatArray]
 
@@ -79,3 +79,21 @@ def _ramp(size: Size, angle: float) -> FloatArray:
     """Distance in pixels along a direction: [H, W]."""
     y, x = np.mgrid[0 : size[0], 0 : size[1]].astype(np.float32)
     return np.asarray(x * np.cos(angle) + y * np.sin(angle), np.float32)
+
+
+def procedural_texture(random: np.random.Generator, size: Size) -> ImageArray:
+    """A landscape of noise with one or two patterns of random colours: [H, W, 3] uint8."""
+    picture = colourise(
+        smooth_noise(random, size, cell_px=size[0] / random.uniform(1.5, 8), octaves=6), _shades(random)
+    )
+    for _ in range(int(random.integers(0, 3))):
+        pattern = PATTERNS[int(random.integers(len(PATTERNS)))](random, size)[..., None]
+        other = colourise(smooth_noise(random, size, cell_px=size[0] / 6, octaves=4), _shades(random))
+        picture += (other - picture) * pattern * np.float32(random.uniform(0.3, 1.0))
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _shades(random: np.random.Generator) -> FloatArray:
+    """Two to four random shades, mostly of muted colour."""
+    values = np.sort(random.uniform(0.05, 1.0, int(random.integers(2, 5))))
+    return palette(random.random(), float(random.beta(1.3, 2.0)), tuple(float(v) for v in values))

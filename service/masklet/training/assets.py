@@ -1,0 +1,136 @@
+"""What synthetic video is made of: photographs, cut-outs and procedural textures, all of them small and in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from masklet.errors import ConfigError
+from masklet.training.segments import segment
+from masklet.training.texture import procedural_texture
+from masklet.types import ImageArray
+
+PHOTO_SHORT_SIDE_PX = 320
+CUTOUT_LONG_SIDE_PX = 192
+PROCEDURAL_TEXTURES = 192
+_PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+_VIDEO_SUFFIX = ".mp4"
+_FRAMES_PER_VIDEO = 24
+_MIN_SIDE_PX = 48
+_MIN_CUTOUT_SIDE_PX = 24
+
+
+class AssetBank:
+    """Photographs, cut-outs and procedural textures.
+
+    Attributes:
+        photos: RGB pictures, at most 320 pixels on the short side.
+        cutouts: RGBA pictures of single objects, at most 192 pixels on the long side.
+    """
+
+    def __init__(self, photos: Sequence[Image.Image] = (), cutouts: Sequence[Image.Image] = ()) -> None:
+        self.photos = tuple(photos)
+        self.cutouts = tuple(cutouts)
+        self._segments: dict[int, ImageArray] = {}
+
+    @classmethod
+    def procedural(cls) -> AssetBank:
+        """A bank that needs nothing on disk."""
+        return cls()
+
+    @classmethod
+    def from_folders(cls, folders: Sequence[Path]) -> AssetBank:
+        """Read every picture and video below `folders`; a PNG with real transparency is a cut-out.
+
+        Raises:
+            ConfigError: a folder is missing, a file cannot be read, or there is not a single picture.
+        """
+        photos: list[Image.Image] = []
+        cutouts: list[Image.Image] = []
+        for path in _files(folders):
+            for picture in _pictures(path):
+                (cutouts if picture.mode == "RGBA" else photos).append(picture)
+        if not photos and not cutouts:
+            raise ConfigError(f"no jpg, png, webp or mp4 of use below {', '.join(map(str, folders)) or 'no folder'}")
+        return cls(photos, cutouts)
+
+    def texture(self, index: int) -> Image.Image:
+        """A procedural RGB texture; the same index (taken modulo their number) gives the same one."""
+        return _texture(index % PROCEDURAL_TEXTURES)
+
+    def segments(self, photo: int) -> ImageArray:
+        """Regions of photograph `photo`: [H, W] uint8, 0 where there is none, else 1 and up by falling distinctness."""
+        if photo not in self._segments:
+            self._segments[photo] = segment(np.asarray(self.photos[photo]))
+        return self._segments[photo]
+
+
+@lru_cache(PROCEDURAL_TEXTURES)
+def _texture(index: int) -> Image.Image:
+    return Image.fromarray(procedural_texture(np.random.default_rng((index, 77)), (192, 224)))
+
+
+def _files(folders: Sequence[Path]) -> Iterator[Path]:
+    """Readable kinds of file below the folders, in a fixed order."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"no folder {folder}")
+        yield from sorted(p for p in folder.rglob("*") if p.suffix.lower() in {*_PHOTO_SUFFIXES, _VIDEO_SUFFIX})
+
+
+def _pictures(path: Path) -> list[Image.Image]:
+    try:
+        if path.suffix.lower() == _VIDEO_SUFFIX:
+            return [_shrunk_photo(frame) for frame in _video_frames(path)]
+        with Image.open(path) as file:
+            picture = _cutout(file) if _is_cutout(file) else _photo(file)
+    except (OSError, ValueError, av.FFmpegError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    return [] if picture is None else [picture]
+
+
+def _is_cutout(file: Image.Image) -> bool:
+    """Whether at least a twentieth of the picture is see-through."""
+    if "A" not in file.getbands() and "transparency" not in file.info:
+        return False
+    alpha = np.asarray(file.convert("RGBA").getchannel("A"))
+    return bool((alpha < 128).mean() > 0.05 and (alpha >= 128).mean() > 0.02)
+
+
+def _cutout(file: Image.Image) -> Image.Image | None:
+    """The object itself, cropped and shrunk; shrinking premultiplied keeps hidden colours out of the edge."""
+    rgba = file.convert("RGBA")
+    box = rgba.getchannel("A").point([0] * 64 + [255] * 192).getbbox()
+    if box is None or min(box[2] - box[0], box[3] - box[1]) < _MIN_CUTOUT_SIDE_PX:
+        return None
+    small = rgba.crop(box).convert("RGBa")
+    small.thumbnail((CUTOUT_LONG_SIDE_PX, CUTOUT_LONG_SIDE_PX), Image.Resampling.LANCZOS)
+    return small.convert("RGBA")
+
+
+def _photo(file: Image.Image) -> Image.Image | None:
+    file.draft("RGB", (2 * PHOTO_SHORT_SIDE_PX, 2 * PHOTO_SHORT_SIDE_PX))
+    return None if min(file.size) < _MIN_SIDE_PX else _shrunk_photo(file.convert("RGB"))
+
+
+def _shrunk_photo(picture: Image.Image) -> Image.Image:
+    scale = PHOTO_SHORT_SIDE_PX / min(picture.size)
+    if scale >= 1:
+        return picture
+    size = (round(picture.width * scale), round(picture.height * scale))
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3)
+
+
+def _video_frames(path: Path) -> Iterator[Image.Image]:
+    """Some frames, evenly spread over the video."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        step = max((stream.frames or _FRAMES_PER_VIDEO) // _FRAMES_PER_VIDEO, 1)
+        for number, frame in enumerate(container.decode(stream)):
+            if number % step == 0:
+                yield frame.to_image()

@@ -1,0 +1,57 @@
+"""Endless synthetic video with exact masks; every clip is a function of its seed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from masklet.errors import ConfigError
+from masklet.training.assets import AssetBank
+from masklet.training.clip import Clip
+from masklet.training.look import Look
+from masklet.training.render import draw_frame
+from masklet.training.scene import SyntheticSettings, plan
+
+__all__ = ["SyntheticSettings", "SyntheticVideo"]
+
+_MIN_SHARE = 0.01
+_MIN_VISIBLE_PX = 24
+_ATTEMPTS = 50
+
+
+class SyntheticVideo:
+    """Draws clips from a bank of pictures."""
+
+    def __init__(self, assets: AssetBank, settings: SyntheticSettings) -> None:
+        """Remember what to draw.
+
+        Raises:
+            ConfigError: frames or max_objects below 1, or a side below 32 pixels.
+        """
+        if settings.frames < 1 or settings.max_objects < 1 or min(settings.size) < 32:
+            raise ConfigError(f"need frames >= 1, max_objects >= 1 and sides >= 32, not {settings}")
+        self._assets = assets
+        self._settings = settings
+
+    def clip(self, seed: int) -> Clip:
+        """The clip number `seed`; at least one object shows 1 % of the frame on frame 0."""
+        for attempt in range(_ATTEMPTS):
+            clip = self._draw(np.random.default_rng((seed, attempt)))
+            if clip is not None:
+                return clip
+        raise AssertionError(f"no object of 1 % of the frame in {_ATTEMPTS} attempts")
+
+    def _draw(self, random: np.random.Generator) -> Clip | None:
+        """A clip, or None if no object shows enough on its first frame."""
+        frames, size = self._settings.frames, self._settings.size
+        scene = plan(random, self._assets, self._settings)
+        look = Look.draw(random, frames, size)
+        pictures = np.empty((frames, *size, 3), np.uint8)
+        masks = np.empty((frames, scene.targets, *size), np.bool_)
+        for frame in range(frames):
+            canvas, masks[frame] = draw_frame(scene, frame, size)
+            if frame == 0 and masks[0].sum(axis=(1, 2)).max() < _MIN_SHARE * size[0] * size[1]:
+                return None
+            pictures[frame] = look.taken(random, canvas, frame)
+        areas = masks.sum(axis=(2, 3))
+        seen = [i for i in np.argsort(-areas[0]) if areas[:, i].max() >= _MIN_VISIBLE_PX]
+        return Clip(pictures, masks[:, seen])
