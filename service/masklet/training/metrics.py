@@ -57,7 +57,8 @@ def boundary_points(mask: MaskArray) -> _Points:
     part = np.pad(mask[top : box[3] + 1, left : box[2] + 1], ((0, 1), (0, 1)), mode="edge")
     here, east, south = part[:-1, :-1], part[:-1, 1:], part[1:, :-1]
     edge = (here != east) | (here != south) | (here != part[1:, 1:])
-    return np.argwhere(edge) + np.asarray((top, left))
+    points: _Points = np.argwhere(edge) + np.asarray((top, left))
+    return points
 
 
 def _share_within(points: _Points, others: _Points, reach_px: float) -> float:

@@ -1,0 +1,82 @@
+"""What `masklet evaluate` evaluates on: a dataset's folder, or synthetic clips of some seeds."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+
+from masklet.errors import ConfigError
+from masklet.training.datasets import KINDS, VideoSequence, open_dataset
+from masklet.training.datasets.clip_sequence import ClipSequence
+
+_SYNTHETIC = "synthetic"
+_DEFAULT_SEEDS = range(40)
+_SYNTHETIC_MIN_AREA_PX = 64
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says where the video comes from; `open_data` reads it."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        required=True,
+        metavar="DIR|synthetic[:SEED0-SEED1]",
+        help="a folder of DAVIS, YouTube-VOS or SA-V; or clips drawn here (default seeds: 0-39; training uses none "
+        "below 1000000)",
+    )
+    group.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="of the folder (default: %(default)s)")
+    group.add_argument("--split", default="", metavar="NAME", help="of the folder, for example val (default: all)")
+    group.add_argument("--sequences", type=int, default=0, metavar="N", help="the first N only (default: all)")
+    group.add_argument("--frames", type=int, default=32, metavar="N", help="of a synthetic clip (default: %(default)s)")
+    group.add_argument("--size", type=int, default=256, metavar="PX", help="synthetic sides (default: %(default)s)")
+    group.add_argument("--objects", type=int, default=4, metavar="N", help="synthetic, at most (default: %(default)s)")
+    group.add_argument("--assets", type=Path, nargs="+", metavar="DIR", help="pictures for synthetic clips")
+
+
+def min_area_px(args: argparse.Namespace) -> int:
+    """From how many pixels on an object starts: datasets say themselves, synthetic objects may enter pixel by pixel."""
+    return _SYNTHETIC_MIN_AREA_PX if _seeds(args.data) is not None else 1
+
+
+def open_data(args: argparse.Namespace) -> Sequence[VideoSequence]:
+    """The sequences asked for.
+
+    Raises:
+        ConfigError: numbers that make no sense.
+        DatasetError: no dataset there, or one that does not agree with itself.
+    """
+    if args.sequences < 0:
+        raise ConfigError(f"--sequences is {args.sequences}, must be at least 0")
+    seeds = _seeds(args.data)
+    found = open_dataset(Path(args.data), kind=args.kind, split=args.split) if seeds is None else _drawn(args, seeds)
+    return found[: args.sequences] if args.sequences else found
+
+
+def _seeds(text: str) -> range | None:
+    """None: `text` is a folder."""
+    name, _, listed = text.partition(":")
+    if name != _SYNTHETIC:
+        return None
+    if not listed:
+        return _DEFAULT_SEEDS
+    match = re.fullmatch(r"(\d+)-(\d+)", listed)
+    if match is None or int(match[1]) > int(match[2]):
+        raise ConfigError(f"--data is {text}, must be {_SYNTHETIC}:FIRST-LAST, for example {_SYNTHETIC}:0-39")
+    return range(int(match[1]), int(match[2]) + 1)
+
+
+def _drawn(args: argparse.Namespace, seeds: range) -> list[VideoSequence]:
+    """Clips are drawn when they are needed, and one is kept."""
+    from masklet.training.assets import AssetBank
+    from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
+
+    for name, least in (("frames", 3), ("size", 32), ("objects", 1)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name} is {getattr(args, name)}, must be at least {least}")
+    assets = AssetBank.from_folders(args.assets) if args.assets else AssetBank.procedural()
+    settings = SyntheticSettings(frames=args.frames, size=(args.size, args.size), max_objects=args.objects)
+    draw = lru_cache(maxsize=1)(SyntheticVideo(assets, settings).clip)
+    return [ClipSequence(f"{_SYNTHETIC}-{seed:06d}", partial(draw, seed)) for seed in seeds]
