@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from masklet.backends.base import Backend
 from masklet.cli.evaluation_data import add_data_arguments, min_area_px, open_data
@@ -79,12 +78,15 @@ def run(args: argparse.Namespace) -> int:
         prompted_frames=args.prompted_frames,
     )
     sequences = open_data(args)
+    if args.json is not None:
+        _write(args.json, "")  # now, and not after hours, is the time to find that it cannot be written
     report, model = asyncio.run(_evaluate(args, sequences, settings))
     print(format_table(report))
     if model is not None and not model.trained:
         print("The weights are untrained: these numbers say nothing about SAM 2.")
     if args.json is not None:
-        _write_json(args.json, report, model, args.data)
+        said = {"data": args.data, "model": None if model is None else asdict(model), **report.to_json()}
+        _write(args.json, json.dumps(said, indent=1) + "\n")
     return 0
 
 
@@ -139,10 +141,9 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in words)
 
 
-def _write_json(path: Path, report: Report, model: ModelDescription | None, source: str) -> None:
-    said: dict[str, Any] = {"data": source, "model": None if model is None else asdict(model), **report.to_json()}
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(said, indent=1) + "\n")
+        path.write_text(text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

@@ -106,6 +106,6 @@ class Pass:
         sequence, number = self.target.sequence, self.target.number
         ids = (sequence.object_ids[number],)
         clicked = len(self.clicks.get(index, ()))
-        note = f"frame {index}, {clicked} clicks" if clicked else f"frame {index}"
+        note = f"frame {index}, clicks: {clicked}" if clicked else f"frame {index}"
         run = f"{sequence.name}-object{ids[0]}-{name}"
         return View(run, note, image, ids, None if truth is None else truth[None], answer[None])

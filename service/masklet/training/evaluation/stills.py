@@ -77,5 +77,4 @@ def _score(object_id: int, ious: list[float], clicks: tuple[int, ...]) -> Object
 def _view(sequence: VideoSequence, still: _Still, index: int, clicks: int) -> View:
     run, numbers = f"{sequence.name}-frame{index}", list(still.ious)
     ids = tuple(sequence.object_ids[number] for number in numbers)
-    note = f"{clicks} clicks" if clicks > 1 else "1 click"
-    return View(run, note, still.image, ids, still.truth[numbers], still.answer[numbers])
+    return View(run, f"clicks: {clicks}", still.image, ids, still.truth[numbers], still.answer[numbers])
