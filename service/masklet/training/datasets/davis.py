@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from masklet.errors import DatasetError
-from masklet.training.datasets.folder_sequence import FolderSequence
+from masklet.training.datasets.folder_sequence import FolderSequence, folders_in
 
 _RESOLUTION = "480p"
 
@@ -22,18 +22,12 @@ def open_davis(folder: Path, *, split: str = "") -> list[FolderSequence]:
     """
     frames = _resolution(folder / "JPEGImages")
     annotations = folder / "Annotations" / frames.name
-    if not annotations.is_dir():
-        raise DatasetError(f"{annotations} is not a folder, but there are frames in {frames}")
-    names = _listed(folder, split) if split else sorted(path.name for path in annotations.iterdir() if path.is_dir())
-    if not names:
-        raise DatasetError(f"{annotations} holds no videos")
+    names = _listed(folder, split) if split else [path.name for path in folders_in(annotations)]
     return [FolderSequence(frames / name, annotations / name) for name in names]
 
 
 def _resolution(images: Path) -> Path:
-    found = sorted(path for path in images.iterdir() if path.is_dir())
-    if not found:
-        raise DatasetError(f"{images} holds no folder of a resolution, such as {_RESOLUTION}")
+    found = folders_in(images)
     return next((path for path in found if path.name == _RESOLUTION), found[0])
 
 

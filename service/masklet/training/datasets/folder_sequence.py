@@ -85,6 +85,16 @@ def ids_in(annotations: Iterable[Path], size: Size) -> tuple[int, ...]:
     return ids
 
 
+def folders_in(folder: Path) -> list[Path]:
+    """By name. Raises DatasetError if there is no such folder, or none in it."""
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder")
+    found = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not found:
+        raise DatasetError(f"{folder} holds no folders")
+    return found
+
+
 def _stills(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")

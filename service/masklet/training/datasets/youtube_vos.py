@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from masklet.errors import DatasetError
-from masklet.training.datasets.folder_sequence import FolderSequence
+from masklet.training.datasets.folder_sequence import FolderSequence, folders_in
 
 
 def open_youtube_vos(folder: Path, *, split: str = "") -> list[FolderSequence]:
@@ -21,12 +21,7 @@ def open_youtube_vos(folder: Path, *, split: str = "") -> list[FolderSequence]:
     """
     root = folder / split if split else folder
     frames, annotations = root / "JPEGImages", root / "Annotations"
-    for needed in (frames, annotations):
-        if not needed.is_dir():
-            raise DatasetError(f"{needed} is not a folder")
-    names = sorted(path.name for path in annotations.iterdir() if path.is_dir())
-    if not names:
-        raise DatasetError(f"{annotations} holds no videos")
+    names = [path.name for path in folders_in(annotations)]
     ids = _ids_by_video(root / "meta.json")
     return [FolderSequence(frames / name, annotations / name, object_ids=ids.get(name)) for name in names]
 
