@@ -97,7 +97,7 @@ class ServerConfig:
         port: gRPC port; 0: any free one.
         metrics_host: address of the Prometheus metrics port.
         metrics_port: Prometheus metrics port (HTTP); 0: any free one.
-        backend: "embedded" (the model in this process) or "fake" (no model: for trying clients out).
+        backend: "embedded" (the model in this process), "triton" (in Triton) or "fake" (no model: for trying clients out).
         drain_timeout_s: how long streams may go on after the first signal.
         session_service: serve SessionService, for operators.
         reflection: serve gRPC reflection.
@@ -114,6 +114,27 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TritonConfig:
+    """How the service reaches Triton, and how much the model there takes.
+
+    Attributes:
+        endpoints: host:port of Triton's gRPC port, for the backend "triton".
+        transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), or "auto":
+            shm if the endpoint is on this host, else raw.
+        connect_timeout_s: how long to wait for a Triton that is not ready when the service starts.
+        max_sessions: memory banks the model takes at a time; read by Triton's model.
+        idle_timeout_s: the model forgets a session without requests for this long; read by Triton's model. Must outlast
+            the service's session.idle_timeout_s and session.resume_ttl_s.
+    """
+
+    endpoints: tuple[str, ...] = ("127.0.0.1:8001",)
+    transport: str = "auto"
+    connect_timeout_s: float = 30.0
+    max_sessions: int = 256
+    idle_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -121,3 +142,4 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
+    triton: TritonConfig = field(default_factory=TritonConfig)

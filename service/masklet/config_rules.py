@@ -30,6 +30,13 @@ def check_rule(key: str, value: object, source: str) -> None:
         raise ConfigError(f"{key} is {value!r}, must be {words} (from {source})", field=key)
 
 
+_ENDPOINT = r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}"
+
+
+def _endpoints(found: tuple[str, ...]) -> bool:
+    return bool(found) and all(re.fullmatch(_ENDPOINT, endpoint) for endpoint in found)
+
+
 _DAY_S = 24 * 3600.0
 _HOST = _matching(r"\S+", "a host name or address")
 _PORT = _between(0, 65535)
@@ -65,4 +72,9 @@ RULES: dict[str, _Rule] = {
     "session.lost_after_frames": _between(1, 1_000_000_000),
     "session.history_frames": _between(1, 1024),
     "session.max_conditioning_frames": _between(1, 65535),
+    "triton.endpoints": (_endpoints, "host:port, or several with commas between"),
+    "triton.transport": _one_of("auto", "shm", "raw", "jpeg"),
+    "triton.connect_timeout_s": _between(0, _DAY_S),
+    "triton.max_sessions": _between(1, 65535),
+    "triton.idle_timeout_s": _between(0.01, 365 * _DAY_S),
 }

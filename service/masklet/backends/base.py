@@ -7,6 +7,8 @@ from typing import Protocol, Self
 
 from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
 
+FIRST_EPOCH = 1  # of the owner that opened or imported a session
+
 
 class Backend(Protocol):
     """Keeps one memory bank per session and turns frames into masks.
@@ -38,11 +40,25 @@ class Backend(Protocol):
         """Start an empty memory bank. Raises BackendError if the id is already open."""
         ...
 
+    async def attach(self, session_id: str, epoch: int) -> None:
+        """Own a session that is open there; whoever owned it before is refused from now on.
+
+        Args:
+            session_id: an open session.
+            epoch: above every earlier owner's; opening or importing is epoch 1.
+
+        Raises:
+            SessionStateLost: the session is not open there.
+            SessionSuperseded: it has an owner of this epoch or a later one.
+        """
+        ...
+
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one.
 
         Raises:
             SessionStateLost: the session is not open here.
+            SessionSuperseded: another backend attached to it.
             UnknownFrame: a correction of a frame that is not in the history window.
             UnknownObject: a removal of an object that is not tracked.
             BackendError: anything else.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from masklet.backends.ownership import Owners
 from masklet.config import ModelConfig
 from masklet.engine import Engine
 from masklet.engine.load import load_engine
@@ -47,6 +48,7 @@ class EmbeddedBackend:
         self._engine: Engine | None = None
         self._description: ModelDescription | None = None
         self._batches = self._batched_steps = 0
+        self._owners = Owners()
 
     async def __aenter__(self) -> Self:
         """Load the weights and run two frames, so that the first client does not pay for it."""
@@ -75,6 +77,7 @@ class EmbeddedBackend:
         if self._worker is not None:
             await asyncio.to_thread(self._worker.join)
         self._worker = self._engine = None
+        self._owners = Owners()
 
     def describe(self) -> ModelDescription:
         """What runs here."""
@@ -94,7 +97,11 @@ class EmbeddedBackend:
 
     async def open(self, session_id: str, settings: TrackSettings) -> None:
         """Start an empty memory bank."""
-        await self._submit(_Call(session_id, run=lambda engine: engine.open(session_id, settings)))
+        await self._begin(session_id, lambda engine: engine.open(session_id, settings))
+
+    async def attach(self, session_id: str, epoch: int) -> None:
+        """Own a session that is open here. There is one owner, this backend, so only the epoch is checked."""
+        await self._submit(_Call(session_id, run=lambda _: self._owners.attach(session_id, epoch)))
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one."""
@@ -108,11 +115,23 @@ class EmbeddedBackend:
 
     async def import_state(self, session_id: str, state: bytes) -> None:
         """Open a session with an exported state."""
-        await self._submit(_Call(session_id, run=lambda engine: engine.import_state(session_id, state)))
+        await self._begin(session_id, lambda engine: engine.import_state(session_id, state))
 
     async def close(self, session_id: str) -> None:
         """Forget a session."""
-        await self._submit(_Call(session_id, run=lambda engine: engine.close(session_id)))
+
+        def end(engine: Engine) -> None:
+            engine.close(session_id)
+            self._owners.remove(session_id)
+
+        await self._submit(_Call(session_id, run=end))
+
+    async def _begin(self, session_id: str, start: Callable[[Engine], None]) -> None:
+        def begin(engine: Engine) -> None:
+            start(engine)
+            self._owners.add(session_id)
+
+        await self._submit(_Call(session_id, run=begin))
 
     async def _submit(self, call: _Call) -> Any:
         with self._wake:
@@ -174,7 +193,7 @@ class EmbeddedBackend:
         except MaskletError as error:
             call.done.set_exception(error)
         except Exception as error:
-            call.done.set_exception(_failed(error))
+            call.done.set_exception(failed(error))
 
     def _run_steps(self, engine: Engine, batch: list[_Call]) -> None:
         live = [call for call in batch if call.done.set_running_or_notify_cancel()]
@@ -182,7 +201,8 @@ class EmbeddedBackend:
             return
         self._batches += 1
         self._batched_steps += len(live)
-        for call, answer in zip(live, _step(engine, live), strict=True):
+        requests = [(call.session_id, call.request) for call in live if call.request is not None]
+        for call, answer in zip(live, step_together(engine, requests), strict=True):
             if isinstance(answer, MaskletError):
                 call.done.set_exception(answer)
             else:
@@ -196,17 +216,18 @@ class EmbeddedBackend:
                     call.done.set_exception(BackendUnavailable("the embedded engine was stopped"))
 
 
-def _step(engine: Engine, calls: list[_Call]) -> list[StepResult | MaskletError]:
+def step_together(engine: Engine, requests: Sequence[tuple[str, StepRequest]]) -> list[StepResult | MaskletError]:
     """One batch; if it breaks, its requests one by one, so that one of them cannot take the others along."""
     try:
-        return engine.step([(call.session_id, call.request) for call in calls if call.request is not None])
+        return engine.step(requests)
     except Exception as error:
-        if len(calls) == 1:
-            return [_failed(error)]
-    return [answer for call in calls for answer in _step(engine, [call])]
+        if len(requests) == 1:
+            return [failed(error)]
+    return [answer for request in requests for answer in step_together(engine, [request])]
 
 
-def _failed(error: Exception) -> BackendError:
+def failed(error: Exception) -> BackendError:
+    """What is said when the engine breaks; call it where the error was caught."""
     _LOG.exception("engine failed")
     return BackendError(f"the engine failed on this request: {type(error).__name__}: {error}")
 

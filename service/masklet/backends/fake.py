@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from masklet.backends.fake_bank import Bank, pack, unpack
+from masklet.backends.ownership import Owners
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
 from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
 
@@ -64,6 +65,7 @@ class FakeBackend:
         self._script = tuple(script)
         self._input_size = input_size
         self._banks: dict[str, Bank] = {}
+        self._owners = Owners()
         self._steps_started = 0
         self._steps_done = 0
         self._entered = False
@@ -79,6 +81,7 @@ class FakeBackend:
         """Forgets all sessions."""
         self._entered = False
         self._banks.clear()
+        self._owners = Owners()
 
     @property
     def steps_started(self) -> int:
@@ -106,6 +109,12 @@ class FakeBackend:
         """Starts an empty bank. Raises BackendError if the id is already open."""
         self._check_free(session_id)
         self._banks[session_id] = Bank(settings)
+        self._owners.add(session_id)
+
+    async def attach(self, session_id: str, epoch: int) -> None:
+        """Owns a session that is open here. Raises SessionStateLost or SessionSuperseded."""
+        self._bank(session_id)
+        self._owners.attach(session_id, epoch)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Tracks one frame, or corrects one; see `Backend.step` for errors."""
@@ -126,10 +135,12 @@ class FakeBackend:
         """Opens a session with an exported state. Raises BackendError if the id is open or the state is not one."""
         self._check_free(session_id)
         self._banks[session_id] = unpack(state)
+        self._owners.add(session_id)
 
     async def close(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""
         self._banks.pop(session_id, None)
+        self._owners.remove(session_id)
 
     async def _perform(self, number: int) -> None:
         for cue in self._script:

@@ -96,6 +96,10 @@ class ObservedBackend:
         """Open with the settings of the recording."""
         await self._inner.open(session_id, replace(settings, fill_hole_area=0, video_frames=self._video_frames))
 
+    async def attach(self, session_id: str, epoch: int) -> None:
+        """Of the inner backend."""
+        await self._inner.attach(session_id, epoch)
+
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Step, and keep the pointers."""
         result = await self._inner.step(session_id, replace(request, with_pointers=True))

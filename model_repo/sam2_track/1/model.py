@@ -1,0 +1,81 @@
+"""Triton's end of `masklet.backends.triton`: unpack requests, call `TritonModel`, pack answers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from masklet.backends.triton_model import Arrival, TritonModel, load_model, model_config, parameters_of
+from masklet.backends.triton_tensors import ANSWER, CALL, FRAME
+from masklet.errors import MaskletError
+
+
+class TritonPythonModel:
+    """Named by Triton."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the weights and warm up; Triton reports ready after that."""
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+        try:
+            parameters = parameters_of(json.loads(args["model_config"]))
+            kind = args["model_instance_kind"]
+            instance = f"GPU_{args['model_instance_device_id']}" if kind == "GPU" else kind
+            self._model: TritonModel = load_model(model_config(parameters, os.environ, instance))
+        except MaskletError as error:
+            raise pb_utils.TritonModelException(f"{error.reason}: {error}") from error
+        self._model.start_reaper()
+        self._gauges = _Gauges({"model": args["model_name"], "version": args["model_version"]})
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One batch: at most one request of each sequence."""
+        answers = self._model.execute([_arrival(request) for request in requests])
+        self._gauges.show(self._model)
+        return [pb_utils.InferenceResponse([_tensor(answer)]) for answer in answers]
+
+    def finalize(self) -> None:
+        """Forget everything."""
+        self._model.close()
+
+
+def _arrival(request: Any) -> Arrival:
+    call, frame = (pb_utils.get_input_tensor_by_name(request, spec.name) for spec in (CALL, FRAME))
+    return Arrival(str(request.correlation_id()), call.as_numpy().item(), frame.as_numpy().item())
+
+
+def _tensor(answer: bytes) -> Any:
+    return pb_utils.Tensor(ANSWER.name, np.array([[answer]], np.object_))
+
+
+class _Gauges:
+    """Custom metrics, on Triton's own metrics port."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels = labels
+        self._sessions = self._single("masklet_triton_sessions", "Memory banks held.")
+        self._bytes = self._single("masklet_triton_bank_bytes", "Bytes of all memory banks.")
+        self._reaped = self._single("masklet_triton_reaped_sessions", "Sessions forgotten because idle.")
+        self._batches = _family("masklet_triton_batches", "Engine batches so far, by number of streams in them.")
+        self._by_size: dict[int, Any] = {}
+
+    def show(self, model: TritonModel) -> None:
+        """Set all to what the model says now."""
+        stats = model.stats()
+        self._sessions.set(stats.sessions)
+        self._bytes.set(stats.bank_bytes)
+        self._reaped.set(model.reaped)
+        for size, count in model.batch_sizes.items():
+            if size not in self._by_size:
+                self._by_size[size] = self._batches.Metric(labels={**self._labels, "streams": str(size)})
+            self._by_size[size].set(count)
+
+    def _single(self, name: str, description: str) -> Any:
+        return _family(name, description).Metric(labels=self._labels)
+
+
+def _family(name: str, description: str) -> Any:
+    return pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)
