@@ -34,7 +34,8 @@ def mini(monkeypatch: pytest.MonkeyPatch):
 def scores(tmp_path: Path, *words: str) -> dict:
     path = tmp_path / "out" / "scores.json"
     assert main(["evaluate", *words, "--json", str(path)]) == 0
-    return json.loads(path.read_text())
+    said: dict = json.loads(path.read_text())
+    return said
 
 
 @pytest.mark.parametrize("write", [write_davis, write_youtube_vos, write_sav])
@@ -94,7 +95,7 @@ def test_overlays_show_answer_beside_truth(tmp_path):
 
 def refused(capsys, *words: str) -> str:
     assert main(["evaluate", *words]) == 2
-    said = capsys.readouterr().err
+    said: str = capsys.readouterr().err
     assert said.count("\n") == 1
     return said
 

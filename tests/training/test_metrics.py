@@ -11,7 +11,8 @@ from masklet.training.metrics import boundary_accuracy, boundary_points, region_
 
 def blobs(seed: int, size: tuple[int, int], share: float = 0.4) -> np.ndarray:
     noise = gaussian_filter(np.random.default_rng(seed).random(size), min(size) / 12)
-    return noise > np.quantile(noise, 1 - share)
+    mask: np.ndarray = noise > np.quantile(noise, 1 - share)
+    return mask
 
 
 def naive_boundary(mask: np.ndarray) -> set[tuple[int, int]]:

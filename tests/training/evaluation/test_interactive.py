@@ -6,13 +6,13 @@ from tests.training.evaluation.drawn import ForgetfulTracker, clip_of, forgets_a
 
 from masklet.errors import BackendError
 from masklet.training.datasets.clip_sequence import ClipSequence
-from masklet.training.evaluation import EvaluationSettings, evaluate
+from masklet.training.evaluation import EvaluationSettings, View, evaluate
 
 TWELVE: list[int | None] = [20] * 12
 
 
 async def run(mode, clip, tracker, **settings):
-    views = []
+    views: list[View] = []
     sequence = ClipSequence("c", lambda: clip)
     chosen = EvaluationSettings(**settings)
     report = await evaluate(tracker, [sequence], mode, settings=chosen, watch=views.append)
