@@ -31,6 +31,7 @@ _COMMANDS = (
     _Command("track", "masklet_client.cli", "send a video to a server and write its masks"),
     _Command("segment", "masklet_client.cli", "send an image to a server and write its masks"),
     _Command("verify", "masklet.cli.verify", "check this build against recorded results"),
+    _Command("evaluate", "masklet.cli.evaluate", "score masks on annotated video"),
     _Command("weights", "masklet.cli.weights", "list, download, convert and inspect checkpoints"),
 )
 
