@@ -133,4 +133,4 @@ def _video_frames(path: Path) -> Iterator[Image.Image]:
         step = max((stream.frames or _FRAMES_PER_VIDEO) // _FRAMES_PER_VIDEO, 1)
         for number, frame in enumerate(container.decode(stream)):
             if number % step == 0:
-                yield frame.to_image()
+                yield Image.fromarray(frame.to_ndarray(format="rgb24"))

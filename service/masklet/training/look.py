@@ -66,7 +66,7 @@ def compressed(picture: ImageArray, quality: int) -> ImageArray:
 def _ramp(random: np.random.Generator, size: Size) -> FloatArray:
     angle, depth = random.uniform(0, 2 * np.pi), random.uniform(0.1, 0.45)
     across = np.cos(angle) * np.linspace(-1, 1, size[1]) + np.sin(angle) * np.linspace(-1, 1, size[0])[:, None]
-    return (1 + depth * across).astype(np.float32)[..., None]
+    return np.asarray(1 + depth * across, np.float32)[..., None]
 
 
 def _focus(random: np.random.Generator, frames: int, size: Size) -> npt.NDArray[np.float64]:
@@ -77,4 +77,5 @@ def _focus(random: np.random.Generator, frames: int, size: Size) -> npt.NDArray[
         return np.zeros(frames)
     if kind < 0.85 or frames == 1:
         return np.full(frames, most)
-    return most * (0.5 + 0.5 * np.sin(random.uniform(0, 6.3) + np.arange(frames) * random.uniform(0.2, 0.8)))
+    phase = random.uniform(0, 6.3) + np.arange(frames) * random.uniform(0.2, 0.8)
+    return np.asarray(most * (0.5 + 0.5 * np.sin(phase)))

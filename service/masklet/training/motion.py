@@ -92,13 +92,29 @@ def similarity(shift: Path, turn: Path, zoom: Path) -> Path:
     return path
 
 
+def swing(random: np.random.Generator, frames: int, *, at: Path, hinge: Path) -> Path:
+    """A limb to its body: the limb's point `hinge` (x, y) stays on the body's point `at`, and the limb swings."""
+    angle = random.uniform(0, 2 * np.pi) + random.uniform(0, 0.7) * np.sin(
+        random.uniform(0, 6.3) + random.uniform(0.2, 1.2) * np.arange(frames)
+    )
+    still = np.ones(frames)
+    turn = similarity(np.tile(at, (frames, 1)), angle, still)
+    return turn @ similarity(-hinge[None], np.zeros(1), np.ones(1))
+
+
+def slide(random: np.random.Generator, frames: int, reach_px: float) -> Path:
+    """A straight, even movement of at most `reach_px` from the middle."""
+    along = np.linspace(-1, 1, frames)[:, None] * random.uniform(-reach_px, reach_px, 2)
+    return similarity(along, np.zeros(frames), np.ones(frames))
+
+
 def excursion(random: np.random.Generator, frames: int) -> Path:
     """How far away something is during a clip it leaves for a while: 0 here, 1 away, smooth between: [T]."""
     first = random.integers(2, max(frames - 1, 3))
     length = int(random.integers(1, max(frames // 2, 2)))
     away = np.zeros(frames)
     away[first : first + length] = 1
-    ramp = random.uniform(0.3, 1.2)
+    ramp = random.uniform(0.5, 1.5)
     return np.asarray(np.clip(gaussian_filter1d(away, ramp, mode="nearest") * 1.6, 0, 1))
 
 

@@ -16,7 +16,9 @@ from masklet.types import FloatArray, ImageArray, IntArray
 _SMOOTHING_PX = 1.2
 _REGIONS = 14
 _MIN_SHARE, _MAX_SHARE = 0.008, 0.45
-_MIN_CONTRAST = 9.0
+_CLEAR_SLOPE, _CLEAR_SHARE = 34.0, 0.7
+_AREA_WEIGHT, _FLAT_COST, _EDGE_COST = 0.6, 25.0, 8.0
+_BASIN_PX = 13
 _OPPONENT = np.asarray([[0.3, 0.59, 0.11], [0.5, -0.5, 0.0], [0.25, 0.25, -0.5]], np.float32)
 
 
@@ -38,24 +40,26 @@ def segment(photo: ImageArray, *, regions: int = _REGIONS) -> ImageArray:
 
 
 def _watershed(slope: FloatArray) -> IntArray:
-    """One basin per spot flatter than everything within five pixels: [H, W], from 0."""
+    """One basin per spot flatter than everything within six pixels: [H, W], from 0."""
     height = np.minimum(slope, 255).astype(np.uint8)
-    wide = ndimage.gaussian_filter(slope, 1.5)
-    minima = wide <= ndimage.minimum_filter(wide, 9)
+    wide = ndimage.gaussian_filter(slope, 1.0)
+    minima = wide <= ndimage.minimum_filter(wide, _BASIN_PX)
     seeds, _ = ndimage.label(minima, np.ones((3, 3)))
     flooded = ndimage.watershed_ift(height, seeds.astype(np.int32))
-    return np.maximum(flooded - 1, 0).astype(np.int32)
+    return np.asarray(np.maximum(flooded - 1, 0), np.int32)
 
 
 class _Merger:
     """Regions and what they cost to join, cheapest first."""
 
     def __init__(self, basins: IntArray, colour: FloatArray, slope: FloatArray) -> None:
-        count = int(basins.max()) + 1
+        flat = basins.ravel()
+        count = int(flat.max()) + 1
+        area = np.bincount(flat, minlength=count)
+        sums = [np.bincount(flat, colour[..., c].ravel(), count) for c in range(3)]
         self._basins = basins
-        self._area = np.bincount(basins.ravel(), minlength=count).astype(np.float64)
-        sums = [np.bincount(basins.ravel(), colour[..., c].ravel(), count) for c in range(3)]
-        self._colour = np.stack(sums, -1) / np.maximum(self._area, 1)[:, None]
+        self._area: list[float] = area.astype(float).tolist()
+        self._colour: list[list[float]] = (np.stack(sums, -1) / np.maximum(area, 1)[:, None]).tolist()
         self._parent = np.arange(count)
         self._edges = _boundaries(basins, slope, count)
 
@@ -66,33 +70,39 @@ class _Merger:
         left = len(self._edges)
         while queue and left > regions:
             cost, a, b = heapq.heappop(queue)
-            if b not in self._edges[a] or cost < self._cost(a, b):
+            if b not in self._edges[a]:
                 continue
-            self._join(a, b)
+            now = self._cost(a, b)
+            if now > cost:
+                heapq.heappush(queue, (now, a, b))
+                continue
             left -= 1
-            for other in self._edges[a]:
-                heapq.heappush(queue, (self._cost(a, other), *sorted((a, other))))
+            for other in self._join(a, b):
+                heapq.heappush(queue, (self._cost(a, other), min(a, other), max(a, other)))
         return self._numbers()
 
     def _cost(self, a: int, b: int) -> float:
         """Ward's: the variance that joining adds, more across an edge of the picture."""
         length, strength = self._edges[a][b]
         area = self._area[a] * self._area[b] / (self._area[a] + self._area[b])
-        distance = float(((self._colour[a] - self._colour[b]) ** 2).sum())
-        return float(area**0.6 * (distance + 25.0) * (8.0 + strength / length))
+        (x0, y0, z0), (x1, y1, z1) = self._colour[a], self._colour[b]
+        distance = (x0 - x1) ** 2 + (y0 - y1) ** 2 + (z0 - z1) ** 2
+        return float(area**_AREA_WEIGHT * (distance + _FLAT_COST) * (_EDGE_COST + strength / length))
 
-    def _join(self, a: int, b: int) -> None:
-        area = self._area[a] + self._area[b]
-        self._colour[a] = (self._colour[a] * self._area[a] + self._colour[b] * self._area[b]) / area
-        self._area[a] = area
-        self._parent[b] = a
-        for other, (length, strength) in self._edges[b].items():
+    def _join(self, a: int, b: int) -> list[int]:
+        """Make `b` a part of `a`: the neighbours of `b` whose cost to `a` may have fallen."""
+        area_a, area_b = self._area[a], self._area[b]
+        mixed = [
+            (u * area_a + v * area_b) / (area_a + area_b) for u, v in zip(self._colour[a], self._colour[b], strict=True)
+        ]
+        self._colour[a], self._area[a], self._parent[b] = mixed, area_a + area_b, a
+        neighbours, self._edges[b] = self._edges[b], {}
+        del self._edges[a][b], neighbours[a]
+        for other, (length, strength) in neighbours.items():
             del self._edges[other][b]
-            if other == a:
-                continue
             known = self._edges[a].get(other, (0.0, 0.0))
             self._edges[a][other] = self._edges[other][a] = (known[0] + length, known[1] + strength)
-        self._edges[b] = {}
+        return list(neighbours)
 
     def _numbers(self) -> IntArray:
         parent = self._parent
@@ -131,11 +141,11 @@ def _distinct(regions: IntArray, slope: FloatArray) -> ImageArray:
     boundary[1:] |= regions[1:] != regions[:-1]
     numbers = np.arange(regions.max() + 1)
     share = np.bincount(regions.ravel(), minlength=len(numbers)) / regions.size
-    edge = regions[boundary]
-    contrast = np.bincount(edge, slope[boundary], len(numbers)) / np.maximum(
-        np.bincount(edge, minlength=len(numbers)), 1
-    )
-    fits = (share >= _MIN_SHARE) & (share <= _MAX_SHARE) & (contrast >= _MIN_CONTRAST)
+    edge, height = regions[boundary], slope[boundary]
+    length = np.maximum(np.bincount(edge, minlength=len(numbers)), 1)
+    contrast = np.bincount(edge, np.minimum(height, 4 * _CLEAR_SLOPE), len(numbers)) / length
+    clear = np.bincount(edge, height >= _CLEAR_SLOPE, len(numbers)) / length
+    fits = (share >= _MIN_SHARE) & (share <= _MAX_SHARE) & (clear >= _CLEAR_SHARE)
     kept = sorted(numbers[fits], key=lambda n: -contrast[n])
     lookup = np.zeros(len(numbers), np.uint8)
     lookup[kept] = np.arange(1, len(kept) + 1)

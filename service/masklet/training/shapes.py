@@ -39,7 +39,7 @@ def _canvas(points: Points) -> list[tuple[float, float]]:
 
 def _turned(points: Points, angle: float) -> Points:
     c, s = np.cos(angle), np.sin(angle)
-    return points @ np.asarray([[c, s], [-s, c]])
+    return np.asarray(points @ np.asarray([[c, s], [-s, c]]))
 
 
 def _blob_points(random: np.random.Generator, *, roughness: float = 0.25) -> Points:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 from scipy import ndimage
@@ -17,27 +15,17 @@ _MIN_SIDE_PX = 6
 Range = tuple[FloatArray, FloatArray]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sprite:
-    """One object as seen from the front.
-
-    Attributes:
-        image: RGBa (premultiplied), with a see-through margin.
-        part: L, 255 where the target is if it is only a part of the object; None: all of it.
-    """
-
-    image: Image.Image
-    part: Image.Image | None = None
-
-
 def colour_range(picture: Image.Image) -> Range:
     """Mean and spread of the colours: two [3] float32 arrays, 0..255."""
     small = np.asarray(picture.convert("RGB").resize((12, 12), Image.Resampling.BOX), np.float32).reshape(-1, 3)
     return small.mean(0), small.std(0) + 4
 
 
-def draw_sprite(random: np.random.Generator, assets: AssetBank, *, area_px: float, scenery: Range) -> Sprite:
-    """A random object of about `area_px` pixels; sometimes in the colours of the `scenery`."""
+def draw_sprite(random: np.random.Generator, assets: AssetBank, *, area_px: float, scenery: Range) -> Image.Image:
+    """A random object of about `area_px` pixels: RGBa (premultiplied) with a see-through margin.
+
+    Its colours are its own, changed at random, or pulled towards those of the `scenery`.
+    """
     source = random.random()
     if assets.cutouts and source < 0.4:
         object_ = _flipped(random, assets.cutouts[int(random.integers(len(assets.cutouts)))])
@@ -46,11 +34,29 @@ def draw_sprite(random: np.random.Generator, assets: AssetBank, *, area_px: floa
     else:
         object_ = _filled(random, assets)
     object_ = _resized(object_, area_px)
-    colours = _recoloured(random, object_.convert("RGB"), scenery)
+    colours = recoloured(random, object_.convert("RGB"), scenery)
     colours.putalpha(object_.getchannel("A"))
-    padded = Image.new("RGBA", (object_.width + 2 * _MARGIN_PX, object_.height + 2 * _MARGIN_PX))
-    padded.paste(colours, (_MARGIN_PX, _MARGIN_PX))
-    return Sprite(padded.convert("RGBa"))
+    return _with_margin(colours)
+
+
+def draw_bar(random: np.random.Generator, assets: AssetBank, size: Size) -> Image.Image:
+    """A pole or a curtain longer than a frame of `size`: RGBa (premultiplied) with a see-through margin."""
+    long, wide = round(1.6 * max(size)), max(round(random.uniform(0.04, 0.3) * min(size)), 3)
+    picture = texture_crop(random, assets, (long, wide))
+    picture.putalpha(255)
+    return _with_margin(picture)
+
+
+def draw_skin(random: np.random.Generator, assets: AssetBank, sprite: Image.Image, scenery: Range) -> Image.Image:
+    """A texture twice as large as the sprite, to slide below its outline: RGB."""
+    size = (max(2 * sprite.height, 8), max(2 * sprite.width, 8))
+    return recoloured(random, texture_crop(random, assets, size), scenery)
+
+
+def _with_margin(picture: Image.Image) -> Image.Image:
+    padded = Image.new("RGBA", (picture.width + 2 * _MARGIN_PX, picture.height + 2 * _MARGIN_PX))
+    padded.paste(picture, (_MARGIN_PX, _MARGIN_PX))
+    return padded.convert("RGBa")
 
 
 def texture_crop(random: np.random.Generator, assets: AssetBank, size: Size) -> Image.Image:
@@ -124,7 +130,7 @@ def _resized(picture: Image.Image, area_px: float) -> Image.Image:
     return picture.convert("RGBa").resize(size, Image.Resampling.BILINEAR, reducing_gap=2).convert("RGBA")
 
 
-def _recoloured(random: np.random.Generator, picture: Image.Image, scenery: Range) -> Image.Image:
+def recoloured(random: np.random.Generator, picture: Image.Image, scenery: Range) -> Image.Image:
     """Channels scaled and shifted: towards the scenery's colours, or at random, or not at all."""
     kind = random.random()
     if kind < 0.3:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from masklet.errors import ConfigError
 from masklet.training.assets import AssetBank
 from masklet.training.clip import Clip
 from masklet.training.look import Look
+from masklet.training.plan import plan
 from masklet.training.render import draw_frame
-from masklet.training.scene import SyntheticSettings, plan
+from masklet.training.scene import SyntheticSettings
 
 __all__ = ["SyntheticSettings", "SyntheticVideo"]
 
@@ -22,13 +22,6 @@ class SyntheticVideo:
     """Draws clips from a bank of pictures."""
 
     def __init__(self, assets: AssetBank, settings: SyntheticSettings) -> None:
-        """Remember what to draw.
-
-        Raises:
-            ConfigError: frames or max_objects below 1, or a side below 32 pixels.
-        """
-        if settings.frames < 1 or settings.max_objects < 1 or min(settings.size) < 32:
-            raise ConfigError(f"need frames >= 1, max_objects >= 1 and sides >= 32, not {settings}")
         self._assets = assets
         self._settings = settings
 

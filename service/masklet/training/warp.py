@@ -39,22 +39,27 @@ class Wobble:
     def moved(self, points: Matrix, size_xy: tuple[int, int], frame: int) -> Matrix:
         """Points [..., 2] (x, y) of a sprite displaced as on `frame`."""
         across = points[..., ::-1] / np.asarray(size_xy[::-1]) * (2 * np.pi * self.waves)
-        return points + self.reach_px * np.sin(across + self.phase[frame])
+        return np.asarray(points + self.reach_px * np.sin(across + self.phase[frame]))
 
 
-def window_of(picture: Image.Image, place: Matrix, size: Size, *, margin_px: float = 0.0) -> Window | None:
-    """The part (x0, y0, x1, y1) of a frame of `size` that the picture, moved by `place` [3, 3], can touch."""
-    half_x, half_y = picture.width / 2 + margin_px, picture.height / 2 + margin_px
-    reach_x = abs(place[0, 0]) * half_x + abs(place[0, 1]) * half_y
-    reach_y = abs(place[1, 0]) * half_x + abs(place[1, 1]) * half_y
-    x0, y0 = max(int(place[0, 2] - reach_x) - 1, 0), max(int(place[1, 2] - reach_y) - 1, 0)
-    x1, y1 = min(int(place[0, 2] + reach_x) + 2, size[1]), min(int(place[1, 2] + reach_y) + 2, size[0])
+def window_of(
+    picture: Image.Image, place: Matrix, size: Size, *, margin: float = 0.0, margin_px: float = 0.0
+) -> Window | None:
+    """The part (x0, y0, x1, y1) of a frame of `size` that the picture, moved by `place` [3, 3], can touch.
+
+    The picture has a `margin` around it in its own pixels, and a `margin_px` in pixels of the frame.
+    """
+    half_x, half_y = picture.width / 2 + margin, picture.height / 2 + margin
+    reach_x = abs(place[0, 0]) * half_x + abs(place[0, 1]) * half_y + margin_px + 1
+    reach_y = abs(place[1, 0]) * half_x + abs(place[1, 1]) * half_y + margin_px + 1
+    x0, y0 = max(int(place[0, 2] - reach_x), 0), max(int(place[1, 2] - reach_y), 0)
+    x1, y1 = min(int(place[0, 2] + reach_x) + 1, size[1]), min(int(place[1, 2] + reach_y) + 1, size[0])
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def affine(picture: Image.Image, place: Matrix, window: Window, *, smooth: bool = True) -> Image.Image:
     """`picture`, its middle at the origin, moved by `place` [3, 3]: what of it falls into `window`."""
-    back = _inverse(place)
+    back = np.linalg.inv(place)
     x0, y0, x1, y1 = window
     coefficients = (
         *(float(back[0, 0]), float(back[0, 1]), float(back[0] @ (x0, y0, 1)) + picture.width / 2),
@@ -88,9 +93,5 @@ def wobbled(picture: Image.Image, place: Matrix, window: Window, wobble: Wobble,
     grid[..., 0] = np.linspace(0, x1 - x0, cells).astype(int) + x0
     grid[..., 1] = (np.linspace(0, y1 - y0, cells).astype(int) + y0)[:, None]
     grid[..., 2] = 1
-    source = grid @ _inverse(place)[:2].T + (picture.width / 2, picture.height / 2)
+    source = grid @ np.linalg.inv(place)[:2].T + (picture.width / 2, picture.height / 2)
     return mesh(picture, wobble.moved(source, picture.size, frame), window)
-
-
-def _inverse(place: Matrix) -> Matrix:
-    return np.linalg.inv(place)
