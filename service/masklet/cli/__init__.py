@@ -30,6 +30,7 @@ _COMMANDS = (
     _Command("demo", "masklet.cli.demo", "see it work on a synthetic video"),
     _Command("track", "masklet_client.cli", "send a video to a server and write its masks"),
     _Command("segment", "masklet_client.cli", "send an image to a server and write its masks"),
+    _Command("train", "masklet.cli.train", "train a model, or fine-tune a published one"),
     _Command("verify", "masklet.cli.verify", "check this build against recorded results"),
     _Command("evaluate", "masklet.cli.evaluate", "score masks on annotated video"),
     _Command("weights", "masklet.cli.weights", "list, download, convert and inspect checkpoints"),

@@ -1,7 +1,7 @@
 """The SAM 2 network.
 
 Dimensions, everywhere: F frames, B rows (one object on one frame), S input side, h = w = S / 16, N = h * w cells,
-C = 256 channels, M = 64 memory channels, K memories, P points or pointers, L memory tokens.
+C = 256 channels (nano: 128), M = 64 memory channels, K memories, P points or pointers, L memory tokens.
 Maps inside the network are channels-last, [B, h, w, C].
 """
 

@@ -96,7 +96,15 @@ def _published() -> dict[str, SAM2Config]:
     return new | old
 
 
-VARIANTS: dict[str, SAM2Config] = _published()
+# The same network, small enough for two CPU cores; trained by this project on 256-pixel frames.
+NANO = SAM2Config(
+    "nano",
+    HieraConfig(48, 1, (1, 2, 6, 1), (4, 5, 6, 7, 8, 9), windows=(8, 8, 16, 16), background_size=8),
+    input_size=256,
+    dim=128,
+    memory_layers=2,
+)
+VARIANTS: dict[str, SAM2Config] = {NANO.name: NANO} | _published()
 
 
 def variant_config(name: str, *, input_size: int = 0) -> SAM2Config:

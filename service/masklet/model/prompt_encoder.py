@@ -18,8 +18,7 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
-        self.input_size = config.input_size
-        self.grid = config.grid
+        self.set_input_size(config)
         self.pe_layer = RandomFourierPosition(config.dim)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, config.dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, config.dim)
@@ -33,6 +32,11 @@ class PromptEncoder(nn.Module):
             nn.GELU(),
             nn.Conv2d(16, config.dim, 1),
         )
+
+    def set_input_size(self, config: SAM2Config) -> None:
+        """Take points in pixels of the configuration's input from now on."""
+        self.input_size = config.input_size
+        self.grid = config.grid
 
     def tokens(self, points: Tensor, labels: Tensor) -> Tensor:
         """[B, P, 2] (x, y) pixels of the model input and [B, P] labels -> [B, P + 1, C].

@@ -9,7 +9,7 @@ Module names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from masklet.model.config import SAM2Config
 from masklet.model.image_encoder import ImageEncoder, project_twice
 from masklet.model.layers import MLP, resize
-from masklet.model.mask_decoder import MaskDecoder, choose_best, choose_single
+from masklet.model.mask_decoder import DecodedMasks, MaskDecoder, choose_best, choose_single
 from masklet.model.memory_attention import MemoryAttention, MemoryTokens
 from masklet.model.memory_encoder import MemoryEncoder
 from masklet.model.position import axial_rotary, sine_distance, sine_map
@@ -26,6 +26,13 @@ from masklet.model.prompt_encoder import PADDING, PromptEncoder
 ABSENT_LOGIT = -1024.0
 PREVIOUS_LOGITS_LIMIT = 32.0
 MEMORY_MASK_SCALE, MEMORY_MASK_BIAS = 20.0, -10.0
+HEAVY_PARTS = (
+    "image_encoder",
+    "memory_attention",
+    "memory_encoder",
+    "sam_mask_decoder",
+    "sam_prompt_encoder.mask_downscaling",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +114,25 @@ class SAM2(nn.Module):
             self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, memory_dim))
         if config.pointer_positions:
             self.obj_ptr_tpos_proj = nn.Linear(dim, memory_dim)
-        self.register_buffer("rotary", axial_rotary(config.grid, dim), persistent=False)
-        self.register_buffer("image_position", sine_map(config.grid, dim), persistent=False)
-        self.register_buffer("memory_position", sine_map(config.grid, memory_dim), persistent=False)
+        for name, table in self._tables().items():
+            self.register_buffer(name, table, persistent=False)
+
+    def _tables(self) -> dict[str, Tensor]:
+        """Positions, which follow from the input size."""
+        grid, dim = self.config.grid, self.config.dim
+        return {
+            "rotary": axial_rotary(grid, dim),
+            "image_position": sine_map(grid, dim),
+            "memory_position": sine_map(grid, self.config.memory_dim),
+        }
+
+    def set_input_size(self, size: int) -> SAM2:
+        """Take inputs of another size in pixels, a multiple of 32, from now on; no weight changes."""
+        self.config = replace(self.config, input_size=size)
+        self.sam_prompt_encoder.set_input_size(self.config)
+        for name, table in self._tables().items():
+            setattr(self, name, table.to(self.get_buffer(name).device))
+        return self
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,10 +141,17 @@ class SAM2(nn.Module):
 
     def to_precision(self, dtype: torch.dtype) -> SAM2:
         """Run the encoder, the memory modules and the decoder in `dtype`; prompts, scores and pointers stay float32."""
-        for part in (self.image_encoder, self.memory_attention, self.memory_encoder, self.sam_mask_decoder):
-            part.to(dtype)
-        self.sam_prompt_encoder.mask_downscaling.to(dtype)
+        for name in HEAVY_PARTS:
+            self.get_submodule(name).to(dtype)
         return self
+
+    def parameters_in(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """All parameters by name, the heavy parts' as `to_precision` would convert them; gradients reach the originals.
+
+        For `torch.func.functional_call`: training keeps float32 weights and runs in `dtype`.
+        """
+        heavy = tuple(f"{name}." for name in HEAVY_PARTS)
+        return {k: p.to(dtype) if k.startswith(heavy) else p for k, p in self.named_parameters()}
 
     def encode_image(self, images: Tensor) -> FrameFeatures:
         """[F, 3, S, S] normalised images -> features."""
@@ -181,13 +211,20 @@ class SAM2(nn.Module):
             multimask: take the best of three candidates (0 or 1 points), else the single mask.
             by_stability: replace an unstable single mask by the best candidate.
         """
-        dense = self._dense_prompt(prompts.previous)
-        decoded = self.sam_mask_decoder(
-            embedding + dense,
+        return self.answer(self.candidates(embedding, skips, prompts), multimask=multimask, by_stability=by_stability)
+
+    def candidates(self, embedding: Tensor, skips: tuple[Tensor, Tensor], prompts: PromptBatch) -> DecodedMasks:
+        """Everything the decoder says, before one mask is chosen; arguments as for `decode`."""
+        decoded: DecodedMasks = self.sam_mask_decoder(
+            embedding + self._dense_prompt(prompts.previous),
             self.sam_prompt_encoder.grid_position(),
             self.sam_prompt_encoder.tokens(prompts.points, prompts.labels),
             skips,
         )
+        return decoded
+
+    def answer(self, decoded: DecodedMasks, *, multimask: bool, by_stability: bool = False) -> ObjectOutput:
+        """Choose one mask per row, gate it by the object score, and make its pointer."""
         chosen = choose_best(decoded) if multimask else choose_single(decoded, by_stability=by_stability)
         present = decoded.object_score > 0
         pointer = self.obj_ptr_proj(chosen.token.float())

@@ -1,0 +1,111 @@
+"""`masklet train`: from scratch, or from a published checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from masklet.engine.settings import EngineSettings
+from masklet.errors import ConfigError
+from masklet.training.assets import AssetBank
+from masklet.training.curve import plot_log
+from masklet.training.datasets import VideoSequence, open_dataset
+from masklet.training.parallel import join_processes, leave_processes, local_device
+from masklet.training.recipe import Recipe, read_recipe
+from masklet.training.trainer import RunSettings, Trainer
+
+_RECIPES = ("nano", "finetune")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `masklet train`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model, or fine-tune a published one",
+        description="Train as the SAM 2 paper does: simulated clicks, boxes and masks on images and video clips, "
+        "synthetic ones by default. Run it again with the same --out to go on where it stopped. "
+        "On several GPUs: torchrun --nproc-per-node=N -m masklet train ...",
+    )
+    parser.add_argument(
+        "--recipe",
+        default="nano",
+        help=f"a TOML file, or one that comes with masklet: {', '.join(_RECIPES)} (default: nano)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of checkpoints and the log")
+    parser.add_argument("--variant", help="network to train (default: the recipe's)")
+    parser.add_argument("--init", type=Path, metavar="FILE", help="checkpoint to start from (default: random weights)")
+    parser.add_argument("--data", type=Path, action="append", default=[], metavar="DIR",
+                        help="annotated videos: DAVIS, YouTube-VOS or SA-V layout; may be given again")  # fmt: skip
+    parser.add_argument("--assets", type=Path, action="append", default=[], metavar="DIR",
+                        help="pictures, cut-outs and clips that synthetic video is composed of")  # fmt: skip
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: auto)")
+    parser.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: auto)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
+    parser.add_argument("--workers", type=int, default=-1, help="processes that prepare clips (default: a quarter of "
+                        "the cores, at least 1)")  # fmt: skip
+    parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="default: 200")
+    parser.add_argument("--time-limit-s", type=float, default=0.0, help="save and stop after so long")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, or go on training, and say where the weights are."""
+    recipe = _recipe(args)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    engine = EngineSettings(local_device(args.device), args.precision)
+    device = engine.torch_device()
+    processes = join_processes(device)
+    workers = args.workers if args.workers >= 0 else max(1, (os.cpu_count() or 1) // 4)
+    settings = RunSettings(
+        folder=args.out,
+        device=device,
+        precision=engine.dtype(),
+        workers=workers,
+        save_every=max(1, args.save_every),
+        time_limit_s=args.time_limit_s,
+    )
+    try:
+        trainer = Trainer(
+            recipe, settings, assets=_assets(args), sequences=_sequences(args), processes=processes, init=args.init
+        )
+        resumed = trainer.resume()
+        if processes.leads:
+            print(_summary(recipe, settings, trainer.step if resumed else 0))
+        weights = trainer.run()
+        if processes.leads:
+            plot_log(args.out / "log.csv", args.out / "curve.png")
+            print(f"weights: {weights}\nserve them: masklet serve --variant {recipe.variant} --weights {weights}")
+    finally:
+        leave_processes(processes)
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Recipe:
+    shipped = files("masklet.training") / "recipes" / f"{args.recipe}.toml"
+    recipe = read_recipe(Path(str(shipped)) if args.recipe in _RECIPES else Path(args.recipe))
+    return replace(recipe, variant=args.variant) if args.variant else recipe
+
+
+def _assets(args: argparse.Namespace) -> AssetBank:
+    return AssetBank.from_folders(args.assets) if args.assets else AssetBank.procedural()
+
+
+def _sequences(args: argparse.Namespace) -> list[VideoSequence]:
+    sequences = [sequence for folder in args.data for sequence in open_dataset(folder)]
+    if args.data and not sequences:
+        raise ConfigError(f"no annotated video in {', '.join(map(str, args.data))}", field="data")
+    return sequences
+
+
+def _summary(recipe: Recipe, settings: RunSettings, step: int) -> str:
+    start = f"going on from step {step}" if step else "from step 0"
+    return (
+        f"training {recipe.variant} on {settings.device} in {str(settings.precision).removeprefix('torch.')}: "
+        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; Ctrl-C loses at most {settings.save_every} steps"
+    )

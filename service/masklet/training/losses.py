@@ -1,0 +1,115 @@
+"""What training minimises (SAM 2, appendix D.2): focal 20, dice 1, predicted IoU 1, object score 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from masklet.model.layers import resize
+
+FOCAL_ALPHA = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """How the parts add up."""
+
+    focal: float = 20.0
+    dice: float = 1.0
+    predicted_iou: float = 1.0
+    object_score: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the decoder said for R targets on one frame, and the truth.
+
+    Attributes:
+        logits: [R, C, 4h, 4w] candidates: three where the answer is the best of three, else one.
+        predicted_iou: [R, C], 0 to 1.
+        object_score: [R] logit.
+        truth: [R, S, S] bool.
+    """
+
+    logits: Tensor
+    predicted_iou: Tensor
+    object_score: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Means over targets and predictions, each a scalar, before weighting; `iou` is the mean IoU of the best masks."""
+
+    focal: Tensor
+    dice: Tensor
+    predicted_iou: Tensor
+    object_score: Tensor
+    iou: Tensor
+
+    def total(self, weights: LossWeights) -> Tensor:
+        """The weighted sum, a scalar."""
+        return (
+            weights.focal * self.focal
+            + weights.dice * self.dice
+            + weights.predicted_iou * self.predicted_iou
+            + weights.object_score * self.object_score
+        )
+
+
+def compute_losses(predictions: Sequence[Prediction], weights: LossWeights) -> Losses:
+    """Losses of an unrolled batch.
+
+    Of several candidates only the one with the lowest focal + dice loss is trained as a mask; the predicted IoU of all
+    candidates is. Where the target is absent only the object score is trained.
+    """
+    parts = [_losses_of(prediction, weights) for prediction in predictions]
+    means = torch.stack(parts).mean(dim=0)
+    return Losses(*means.unbind())
+
+
+def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:
+    """[5] in the order of `Losses`."""
+    present = prediction.truth.flatten(1).any(dim=1).float()
+    truth = prediction.truth.float()[:, None]
+    logits = resize(prediction.logits, truth.shape[-1])
+    focal, dice = focal_loss(logits, truth), dice_loss(logits, truth)
+    with torch.no_grad():
+        best = (weights.focal * focal + weights.dice * dice).argmin(dim=1, keepdim=True)
+        iou = mask_iou(logits > 0, prediction.truth[:, None])
+    rows = present.sum().clamp(min=1)
+    return torch.stack(
+        [
+            (focal.gather(1, best)[:, 0] * present).sum() / len(present),
+            (dice.gather(1, best)[:, 0] * present).sum() / len(present),
+            ((prediction.predicted_iou - iou).abs().mean(dim=1) * present).sum() / len(present),
+            F.binary_cross_entropy_with_logits(prediction.object_score, present),
+            (iou.gather(1, best)[:, 0] * present).sum() / rows,
+        ]
+    )
+
+
+def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """[R, C, H, W] logits, [R, 1, H, W] truth of 0 and 1 -> [R, C] mean over pixels (Lin et al. 2017, gamma 2)."""
+    towards_wrong = logits * (1 - 2 * truth)
+    alpha = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
+    return (alpha * towards_wrong.sigmoid().square() * F.softplus(towards_wrong)).flatten(2).mean(dim=2)
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """[R, C, H, W] logits, [R, 1, H, W] truth -> [R, C]: 1 - (2 p t + 1) / (p + t + 1) (Milletari et al. 2016)."""
+    probability = logits.sigmoid().flatten(2)
+    shared = probability @ truth.flatten(2).transpose(1, 2)
+    total = probability.sum(dim=2, keepdim=True) + truth.flatten(2).sum(dim=2, keepdim=True)
+    return (1 - (2 * shared + 1) / (total + 1))[..., 0]
+
+
+def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
+    """[R, C, H, W] and [R, 1, H, W] bool -> [R, C]; 1 where both are empty."""
+    shared = (masks & truth).flatten(2).sum(dim=2)
+    either = (masks | truth).flatten(2).sum(dim=2)
+    return torch.where(either > 0, shared / either.clamp(min=1), 1.0)

@@ -1,0 +1,112 @@
+"""What a step trains on, as a function of the step alone: clips from the generator, or from real data.
+
+Nothing is drawn from a state that runs along, so a resumed run sees the very clips it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from masklet.training.assets import AssetBank
+from masklet.training.augment import augment
+from masklet.training.batch import MIN_TARGET_SHARE, TrainingBatch, collate_clips
+from masklet.training.clip import Clip
+from masklet.training.datasets import VideoSequence, sample_clip
+from masklet.training.interaction import Plan, draw_plan
+from masklet.training.parallel import Processes
+from masklet.training.recipe import Recipe, Stage
+from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
+
+FIRST_TRAINING_SEED = 1_000_000
+_TRIES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """One step of one process: the batch, and what the simulated user does (the same in all processes)."""
+
+    batch: TrainingBatch
+    plan: Plan
+
+
+class StepSource(Dataset[StepInput]):
+    """Steps by index."""
+
+    def __init__(
+        self, recipe: Recipe, assets: AssetBank, sequences: Sequence[VideoSequence], processes: Processes
+    ) -> None:
+        self.recipe = recipe
+        self.assets = assets
+        self.sequences = sequences
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return self.recipe.steps
+
+    def __getitem__(self, step: int) -> StepInput:
+        """The input of a step."""
+        _, stage = self.recipe.stage_at(step)
+        shared = np.random.default_rng((self.recipe.seed, step))
+        images = stage.frames > 1 and shared.random() < stage.image_share
+        real = bool(self.sequences) and shared.random() < stage.real_share
+        frames = 1 if images else stage.frames
+        clips = stage.clips * stage.frames // frames
+        plan = draw_plan(shared, frames, self.recipe.interaction)
+        own = np.random.default_rng((self.recipe.seed, step, 1 + self.processes.rank))
+        make = self._real_clip if real else self._synthetic_clip
+        drawn = [make(stage, frames, self._seed(step, index, clips), own) for index in range(clips)]
+        return StepInput(collate_clips(drawn, max_targets=stage.targets, random=own), plan)
+
+    def _seed(self, step: int, index: int, clips: int) -> int:
+        position = (step * self.processes.count + self.processes.rank) * clips + index
+        return FIRST_TRAINING_SEED * (1 + self.recipe.seed) + position
+
+    def _synthetic_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
+        settings = SyntheticSettings(frames=frames, size=(stage.size, stage.size))
+        clip = SyntheticVideo(self.assets, settings).clip(seed)
+        return _reversed(clip) if random.random() < 0.5 else clip
+
+    def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
+        """A stretch of a real video, augmented; drawn again if nothing is left to see on its first frame."""
+        for _ in range(_TRIES):
+            sequence = self.sequences[int(random.integers(len(self.sequences)))]
+            stride = int(random.integers(1, 4)) if frames > 1 else 1
+            stride = max(1, min(stride, (sequence.frame_count - 1) // max(1, frames - 1)))
+            start = int(random.integers(0, max(1, sequence.frame_count - stride * (frames - 1))))
+            clip = sample_clip(sequence, start=start, stride=stride, frames=frames)
+            clip = augment(clip, random, size=(stage.size, stage.size))
+            if _shows(clip):
+                return clip
+        return self._synthetic_clip(stage, frames, seed, random)
+
+
+def _shows(clip: Clip) -> bool:
+    return bool((clip.masks[0].mean(axis=(1, 2)) >= MIN_TARGET_SHARE).any())
+
+
+def _reversed(clip: Clip) -> Clip:
+    """The clip backwards, if something shows on its last frame."""
+    backwards = Clip(clip.frames[::-1], clip.masks[::-1])
+    return backwards if _shows(backwards) else clip
+
+
+def load_steps(source: StepSource, *, first: int, last: int, workers: int) -> Iterator[StepInput]:
+    """Steps `first` to `last` - 1 in order, prepared ahead by `workers` processes (0: by this one)."""
+    loader = DataLoader(
+        source,
+        batch_size=None,
+        sampler=range(first, last),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_one_thread if workers else None,
+    )
+    yield from loader
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
