@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.datasets.samples import labels, write_annotation, write_davis, write_sav, write_youtube_vos
+from tests.training.datasets.samples import (
+    labels,
+    write_annotation,
+    write_davis,
+    write_sav,
+    write_sav_stills,
+    write_youtube_vos,
+)
 
 from masklet.cli import main
 from masklet.model import VARIANTS, HieraConfig, SAM2Config, build
@@ -38,7 +45,7 @@ def scores(tmp_path: Path, *words: str) -> dict:
     return said
 
 
-@pytest.mark.parametrize("write", [write_davis, write_youtube_vos, write_sav])
+@pytest.mark.parametrize("write", [write_davis, write_youtube_vos, write_sav, write_sav_stills])
 def test_the_truth_of_every_kind_of_dataset_scores_one(tmp_path, capsys, write):
     said = scores(tmp_path, "--data", str(write(tmp_path / "data")), "--mode", "truth")
     assert all(said["mean"][name]["value"] == 1 for name in ("J&F", "J", "F"))

@@ -93,6 +93,17 @@ def write_sav(root: Path, frames: int = 9) -> Path:
     return root
 
 
+def write_sav_stills(root: Path) -> Path:
+    """Objects 0 and 3; the second has no mask on frame 4."""
+    for index in range(9):
+        write_frame(root / "JPEGImages_24fps/sav_000002" / f"{index:05d}.jpg", index)
+    for object_id, indices in ((1, (0, 4, 8)), (2, (0, 8))):
+        for index in indices:
+            path = root / f"Annotations_6fps/sav_000002/{(0, 3)[object_id - 1]:03d}/{index:05d}.png"
+            write_annotation(path, np.where(labels(index) == object_id, 255, 0).astype(np.uint8))
+    return root
+
+
 def write_video(path: Path, frames: int, size: tuple[int, int] = SIZE) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=24, options={"crf": "10"})

@@ -25,13 +25,9 @@ class FolderSequence:
     """
 
     def __init__(self, frames: Path, annotations: Path, *, object_ids: tuple[int, ...] | None = None) -> None:
-        self._frames = _stills(frames, FRAME_SUFFIXES)
-        if not self._frames:
-            raise DatasetError(f"{frames} holds no frames ({', '.join(FRAME_SUFFIXES)})")
+        self._frames = frames_in(frames)
         self.name = frames.name
-        self._annotations = _by_frame(self._frames, _stills(annotations, (".png",)))
-        if not self._annotations:
-            raise DatasetError(f"{annotations} holds no annotations (.png) for the {len(self._frames)} frames")
+        self._annotations = place_by_frame(self._frames, annotations)
         self._ids = object_ids
         self._size: Size | None = None
 
@@ -85,6 +81,33 @@ def ids_in(annotations: Iterable[Path], size: Size) -> tuple[int, ...]:
     return ids
 
 
+def frames_in(folder: Path) -> list[Path]:
+    """A video's frames by name. Raises DatasetError if there are none."""
+    found = _stills(folder, FRAME_SUFFIXES)
+    if not found:
+        raise DatasetError(f"{folder} holds no frames ({', '.join(FRAME_SUFFIXES)})")
+    return found
+
+
+def place_by_frame(frames: list[Path], folder: Path) -> dict[int, Path]:
+    """The annotations in a folder by the index of the frame of the same stem, rising.
+
+    Raises:
+        DatasetError: there are none, or one has no frame.
+    """
+    annotations = _stills(folder, (".png",))
+    if not annotations:
+        raise DatasetError(f"{folder} holds no annotations (.png) for the {len(frames)} frames")
+    places = {frame.stem: index for index, frame in enumerate(frames)}
+    lost = [path for path in annotations if path.stem not in places]
+    if lost:
+        raise DatasetError(
+            f"{lost[0]} has no frame of its name: {len(lost)} of {len(annotations)} annotations are without,"
+            f" {frames[0].parent} holds {len(frames)} frames"
+        )
+    return {places[path.stem]: path for path in annotations}
+
+
 def folders_in(folder: Path) -> list[Path]:
     """By name. Raises DatasetError if there is no such folder, or none in it."""
     if not folder.is_dir():
@@ -99,14 +122,3 @@ def _stills(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-
-
-def _by_frame(frames: list[Path], annotations: list[Path]) -> dict[int, Path]:
-    places = {frame.stem: index for index, frame in enumerate(frames)}
-    lost = [path for path in annotations if path.stem not in places]
-    if lost:
-        raise DatasetError(
-            f"{lost[0]} has no frame of its name: {len(lost)} of {len(annotations)} annotations are without,"
-            f" {frames[0].parent} holds {len(frames)} frames"
-        )
-    return {places[path.stem]: path for path in annotations}

@@ -9,6 +9,7 @@ from masklet.errors import DatasetError
 from masklet.training.datasets.base import VideoSequence
 from masklet.training.datasets.davis import open_davis
 from masklet.training.datasets.sav import open_sav, sav_annotations
+from masklet.training.datasets.sav_stills import FRAMES_FOLDER
 from masklet.training.datasets.stills import FRAME_SUFFIXES
 from masklet.training.datasets.youtube_vos import open_youtube_vos
 
@@ -47,11 +48,12 @@ def _told_by(folder: Path, split: str) -> str:
             return "youtube-vos"
         if any(_has_frames(video) for path in inside for video in _entries(path)):
             return "davis"
-        if sav_annotations(root):
+        if (root / FRAMES_FOLDER).is_dir() or sav_annotations(root):
             return "sav"
     raise DatasetError(
         f"{folder} is no dataset known here: neither JPEGImages/<resolution>/<video>/*.jpg (davis),"
-        " JPEGImages/<video>/*.jpg (youtube-vos), nor <video>.mp4 with <video>_manual.json or _auto.json (sav)"
+        " JPEGImages/<video>/*.jpg (youtube-vos), nor <video>.mp4 with <video>_manual.json"
+        f" or _auto.json, or {FRAMES_FOLDER} (sav)"
     )
 
 

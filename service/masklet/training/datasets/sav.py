@@ -1,4 +1,4 @@
-"""SA-V folders (SAM 2, section 4.2): `<video>.mp4` at 24 frames/s, masks at 6 in `<video>_manual.json`, `_auto.json`.
+"""SA-V's training set (SAM 2, section 4.2): `<video>.mp4` at 24 frames/s, masks at 6 in `<video>_{manual,auto}.json`.
 
 The files that are read here have, of the published keys, `video_id`, `video_frame_count`, `video_height`,
 `video_width`, `masklet_id` [N] and `masklet` [T / 4][N] of COCO run lengths (`size`, `counts`).
@@ -16,6 +16,7 @@ import numpy as np
 
 from masklet.codecs.masks import decode_mask
 from masklet.errors import DatasetError, InvalidPrompt
+from masklet.training.datasets.sav_stills import FRAMES_FOLDER, SavStillsSequence, open_sav_stills
 from masklet.training.datasets.video_frames import VideoFrames
 from masklet.types import ImageArray, MaskArray, MaskEncoding, Size
 
@@ -32,13 +33,15 @@ def sav_annotations(folder: Path) -> list[Path]:
     return [found[video] for video in sorted(found)]
 
 
-def open_sav(folder: Path, *, split: str = "") -> list[SavSequence]:
-    """The annotated videos of an SA-V folder, or of its subfolder `split`.
+def open_sav(folder: Path, *, split: str = "") -> Sequence[SavSequence | SavStillsSequence]:
+    """The annotated videos of an SA-V folder, or of its subfolder `split`; of the training set or of val and test.
 
     Raises:
         DatasetError: no annotations, or one without its video.
     """
     root = folder / split
+    if (root / FRAMES_FOLDER).is_dir():
+        return open_sav_stills(root)
     annotations = sav_annotations(root)
     if not annotations:
         raise DatasetError(f"{root} holds no annotations (<video>{' or <video>'.join(_KINDS)})")

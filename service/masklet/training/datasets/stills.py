@@ -36,8 +36,8 @@ def read_frame(path: Path, size: Size) -> ImageArray:
     return np.asarray(image)
 
 
-def read_annotation(path: Path, size: Size) -> ImageArray:
-    """[H, W] uint8: the object id of each pixel, 0 for none; void pixels are 0 too.
+def read_annotation(path: Path, size: Size, *, void: int | None = VOID) -> ImageArray:
+    """[H, W] uint8: the object id of each pixel, 0 for none; pixels of the value `void` are 0 too.
 
     Raises:
         DatasetError: cannot be decoded, not one channel of 8 bits, or not of `size`.
@@ -47,7 +47,8 @@ def read_annotation(path: Path, size: Size) -> ImageArray:
     if image.mode not in _INDEXED_MODES:
         raise DatasetError(f"{path} has pixels of mode {image.mode}, an annotation has one of {_INDEXED_MODES}")
     labels = np.array(image, np.uint8)
-    labels[labels == VOID] = 0
+    if void is not None:
+        labels[labels == void] = 0
     return labels
 
 
