@@ -15,7 +15,7 @@ from masklet.types import ImageArray, MaskArray, ObjectMask, Profile, Prompt, St
 SEMI_SUPERVISED = TrackSettings(
     profile=Profile.VOS, corrections_as_conditioning=False, fill_hole_area=0, history_frames=1
 )
-"""As a stream with profile `vos` is tracked."""
+"""As a stream with profile `vos` is tracked: live, so that the length of the video is not known."""
 INTERACTIVE = TrackSettings(profile=Profile.INTERACTIVE, history_frames=1)
 """As a stream with profile `interactive` is tracked."""
 
