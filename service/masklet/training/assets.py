@@ -13,14 +13,16 @@ from PIL import Image
 from masklet.errors import ConfigError
 from masklet.training.segments import segment
 from masklet.training.texture import procedural_texture
-from masklet.types import ImageArray
+from masklet.types import ImageArray, Size
 
 PHOTO_SHORT_SIDE_PX = 320
 CUTOUT_LONG_SIDE_PX = 192
 PROCEDURAL_TEXTURES = 192
 _PHOTO_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 _VIDEO_SUFFIX = ".mp4"
-_FRAMES_PER_VIDEO = 24
+_FRAMES_PER_VIDEO = 40
+_FILM_FRAMES = 8
+_STILL_SHARE = 0.5
 _MIN_SIDE_PX = 48
 _MIN_CUTOUT_SIDE_PX = 24
 
@@ -31,11 +33,20 @@ class AssetBank:
     Attributes:
         photos: RGB pictures, at most 320 pixels on the short side.
         cutouts: RGBA pictures of single objects, at most 192 pixels on the long side.
+        films: for each film, the places of its frames among the photographs.
     """
 
-    def __init__(self, photos: Sequence[Image.Image] = (), cutouts: Sequence[Image.Image] = ()) -> None:
+    def __init__(
+        self,
+        photos: Sequence[Image.Image] = (),
+        cutouts: Sequence[Image.Image] = (),
+        films: Sequence[tuple[int, ...]] = (),
+    ) -> None:
         self.photos = tuple(photos)
         self.cutouts = tuple(cutouts)
+        self.films = tuple(films)
+        filmed = {place for film in self.films for place in film}
+        self._stills = [place for place in range(len(self.photos)) if place not in filmed]
         self._segments: dict[int, ImageArray] = {}
 
     @classmethod
@@ -45,19 +56,33 @@ class AssetBank:
 
     @classmethod
     def from_folders(cls, folders: Sequence[Path]) -> AssetBank:
-        """Read every picture and video below `folders`; a PNG with real transparency is a cut-out.
+        """Read every picture and video below `folders`.
+
+        A picture with real transparency is a cut-out. A video is a film, and so are pictures of one folder and size
+        whose names differ only in the number at the end.
 
         Raises:
             ConfigError: a folder is missing, a file cannot be read, or there is not a single picture.
         """
         photos: list[Image.Image] = []
         cutouts: list[Image.Image] = []
+        films: dict[tuple[str, Size], list[int]] = {}
         for path in _files(folders):
             for picture in _pictures(path):
-                (cutouts if picture.mode == "RGBA" else photos).append(picture)
+                if picture.mode == "RGBA":
+                    cutouts.append(picture)
+                    continue
+                films.setdefault((_film_name(path), picture.size), []).append(len(photos))
+                photos.append(picture)
         if not photos and not cutouts:
             raise ConfigError(f"no jpg, png, webp or mp4 of use below {', '.join(map(str, folders)) or 'no folder'}")
-        return cls(photos, cutouts)
+        return cls(photos, cutouts, [tuple(film) for film in films.values() if len(film) >= _FILM_FRAMES])
+
+    def draw_photo(self, random: np.random.Generator) -> int:
+        """Place of a random photograph; frames of films, which look alike, are half of those drawn at most."""
+        if self._stills and random.random() < _STILL_SHARE:
+            return self._stills[int(random.integers(len(self._stills)))]
+        return int(random.integers(len(self.photos)))
 
     def texture(self, index: int) -> Image.Image:
         """A procedural RGB texture; the same index (taken modulo their number) gives the same one."""
@@ -81,6 +106,11 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
         if not folder.is_dir():
             raise ConfigError(f"no folder {folder}")
         yield from sorted(p for p in folder.rglob("*") if p.suffix.lower() in {*_PHOTO_SUFFIXES, _VIDEO_SUFFIX})
+
+
+def _film_name(path: Path) -> str:
+    """The same for all frames of a film."""
+    return str(path) if path.suffix.lower() == _VIDEO_SUFFIX else str(path.with_name(path.stem.rstrip("0123456789")))
 
 
 def _pictures(path: Path) -> list[Image.Image]:

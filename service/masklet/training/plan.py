@@ -26,12 +26,12 @@ class Backdrop:
     """What lies behind everything.
 
     Attributes:
-        picture: RGB.
+        pictures: RGB, one or as many as there are frames.
         regions: L, region numbers, or None.
         chosen: region numbers that are targets.
     """
 
-    picture: Image.Image
+    pictures: tuple[Image.Image, ...]
     regions: Image.Image | None = None
     chosen: tuple[int, ...] = ()
 
@@ -44,9 +44,9 @@ def plan(random: np.random.Generator, assets: AssetBank, settings: SyntheticSett
     backdrop = _backdrop(random, assets, settings, _seen(camera, settings.size))
     fewest = 0 if backdrop.chosen else 1
     objects = int(random.integers(fewest, max(settings.max_objects - len(backdrop.chosen), fewest) + 1))
-    actors = Casting(random, assets, settings, colour_range(backdrop.picture)).cast(objects)
+    actors = Casting(random, assets, settings, colour_range(backdrop.pictures[0])).cast(objects)
     return Scene(
-        backdrop.picture,
+        backdrop.pictures,
         backdrop.regions,
         backdrop.chosen,
         camera,
@@ -68,18 +68,30 @@ def _seen(camera: Path, size: Size) -> Size:
 def _backdrop(random: np.random.Generator, assets: AssetBank, settings: SyntheticSettings, size: Size) -> Backdrop:
     """A photograph, sometimes with regions that are targets, or a procedural texture."""
     if not assets.photos or random.random() < _PROCEDURAL_SHARE:
-        return Backdrop(texture_crop(random, assets, size))
-    number = int(random.integers(len(assets.photos)))
+        return Backdrop((texture_crop(random, assets, size),))
+    if settings.frames > 1 and assets.films and random.random() < settings.film:
+        return Backdrop(_film(random, assets, settings.frames, size))
+    number = assets.draw_photo(random)
     share = random.uniform(0.45, 1.0)
     window = int(random.integers(1 << 32))
     picture = crop(np.random.default_rng(window), assets.photos[number], size, share=share)
     if random.random() < _RECOLOURED_SHARE:
         picture = recoloured(random, picture, colour_range(picture))
     if random.random() >= settings.regions:
-        return Backdrop(picture)
+        return Backdrop((picture,))
     labels = Image.fromarray(assets.segments(number))
     regions = crop(np.random.default_rng(window), labels, size, share=share)
-    return Backdrop(picture, regions, _chosen(random, regions, settings))
+    return Backdrop((picture,), regions, _chosen(random, regions, settings))
+
+
+def _film(random: np.random.Generator, assets: AssetBank, frames: int, size: Size) -> tuple[Image.Image, ...]:
+    """Frames of a film, forwards or backwards, back and forth if it is too short; the same window of each."""
+    film = assets.films[int(random.integers(len(assets.films)))]
+    there_and_back = film[:-1] + film[:0:-1]
+    start, step = int(random.integers(len(there_and_back))), int(random.choice((-1, 1)))
+    share, window = random.uniform(0.45, 1.0), int(random.integers(1 << 32))
+    photos = [assets.photos[there_and_back[(start + step * t) % len(there_and_back)]] for t in range(frames)]
+    return tuple(crop(np.random.default_rng(window), photo, size, share=share) for photo in photos)
 
 
 def _chosen(random: np.random.Generator, regions: Image.Image, settings: SyntheticSettings) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def _draw_backdrop(scene: Scene, masks: MaskArray, frame: int) -> FloatArray:
             masks[index] = regions == number
     streak = _streak(scene, scene.camera, frame)
     wide = _widened(whole, streak)
-    return _averaged(np.asarray(affine(scene.backdrop, camera, wide), np.float32), streak)
+    return _averaged(np.asarray(affine(scene.backdrop(frame), camera, wide), np.float32), streak)
 
 
 class _Placing:

@@ -28,6 +28,7 @@ class SyntheticSettings:
         max_objects: at most so many targets.
         min_share: area of the smallest objects as a share of the frame; sizes are even on a log scale.
         max_share: area of the largest objects.
+        film: probability that a backdrop is itself a film, where there are some.
         regions: probability that regions of the backdrop are targets as well.
         distractor: probability of a copy of a target that is none itself.
         occluder: probability of something that passes in front of a target.
@@ -45,6 +46,7 @@ class SyntheticSettings:
     max_objects: int = 4
     min_share: float = 0.012
     max_share: float = 0.5
+    film: float = 0.25
     regions: float = 0.25
     distractor: float = 0.33
     occluder: float = 0.4
@@ -123,8 +125,8 @@ class Scene:
     """All there is to see, rear to front.
 
     Attributes:
-        backdrop: RGB.
-        regions: L, region numbers of the backdrop, or None.
+        backdrops: RGB, one for every frame, or a single one for all of them.
+        regions: L, region numbers of the single backdrop, or None.
         chosen: region numbers that are targets; they come after the actors' targets.
         camera: [T, 3, 3] world to frame.
         actors: rear to front.
@@ -133,7 +135,7 @@ class Scene:
         shutter: share of the time between two frames during which light falls in; 0: sharp.
     """
 
-    backdrop: Image.Image
+    backdrops: tuple[Image.Image, ...]
     regions: Image.Image | None
     chosen: tuple[int, ...]
     camera: Path
@@ -141,3 +143,7 @@ class Scene:
     targets: int
     shadow: Shadow | None
     shutter: float
+
+    def backdrop(self, frame: int) -> Image.Image:
+        """What lies behind everything on `frame`."""
+        return self.backdrops[frame % len(self.backdrops)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
-from scipy import ndimage
 
 from masklet.training.assets import AssetBank
 from masklet.training.shapes import SHAPES, outline
@@ -62,7 +61,7 @@ def _with_margin(picture: Image.Image) -> Image.Image:
 def texture_crop(random: np.random.Generator, assets: AssetBank, size: Size) -> Image.Image:
     """A random piece of a photograph or of a procedural texture, in RGB and of `size` (height, width)."""
     if assets.photos and random.random() < 0.7:
-        source = assets.photos[int(random.integers(len(assets.photos)))]
+        source = assets.photos[assets.draw_photo(random)]
     else:
         source = assets.texture(int(random.integers(1 << 16)))
     return crop(random, source, size, share=random.uniform(0.25, 1.0))
@@ -109,15 +108,16 @@ def _relief(random: np.random.Generator, picture: Image.Image, alpha: Image.Imag
 
 def _lifted(random: np.random.Generator, assets: AssetBank) -> Image.Image | None:
     """A region of a photograph, cut out along its edges; None where the photograph has none."""
-    photo = int(random.integers(len(assets.photos)))
+    photo = assets.draw_photo(random)
     labels = assets.segments(photo)
     count = int(labels.max())
     if count == 0:
         return None
     inside = labels == 1 + int(random.integers(count))
-    rows, columns = ndimage.find_objects(inside.astype(np.uint8))[0]
-    alpha = Image.fromarray(inside[rows, columns].astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(1))
-    picture = assets.photos[photo].crop((columns.start, rows.start, columns.stop, rows.stop))
+    whole = Image.fromarray(inside.astype(np.uint8) * 255)
+    box = whole.getbbox()
+    alpha = whole.crop(box).filter(ImageFilter.BoxBlur(1))
+    picture = assets.photos[photo].crop(box)
     picture.putalpha(alpha)
     return _flipped(random, picture)
 
