@@ -43,11 +43,12 @@ def test_2_1_adds_three_weights_to_2_0_and_nothing_else(size):
     assert all(new[key] == shape for key, shape in old.items())
 
 
-def test_variants_are_the_eight_published_ones():
-    assert len(VARIANTS) == 8
+def test_variants_are_the_eight_published_ones_and_nano():
+    assert len(VARIANTS) == 9
     millions = {name: sum(p.numel() for p in on_meta(name).parameters()) / 1e6 for name in VARIANTS}
     for size, published in (("tiny", 38.9), ("small", 46.0), ("base_plus", 80.8), ("large", 224.4)):
         assert millions[f"sam2.1_hiera_{size}"] == pytest.approx(published, abs=0.1)
+    assert millions["nano"] * 2 < 16  # bytes in half precision, in millions
 
 
 def on_meta(variant: str) -> SAM2:
@@ -62,7 +63,7 @@ def test_other_input_sizes_are_refused(size):
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match=r"'sam3'; known: sam2\.1_hiera_base_plus"):
+    with pytest.raises(ConfigError, match=r"'sam3'; known: nano, sam2\.1_hiera_base_plus"):
         build("sam3")
 
 

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from masklet.model.prompt_encoder import EXCLUDE, INCLUDE
+from masklet.training.interaction import (
+    FirstPrompt,
+    InteractionSettings,
+    Points,
+    click_in,
+    corrective_clicks,
+    draw_plan,
+    first_points,
+    noisy_boxes,
+)
+
+SETTINGS = InteractionSettings()
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def square(size: int = 32) -> torch.Tensor:
+    mask = torch.zeros(1, size, size, dtype=torch.bool)
+    mask[0, 4:12, 20:28] = True
+    return mask
+
+
+def plans(frames: int, count: int = 300) -> list:
+    return [draw_plan(np.random.default_rng(seed), frames, SETTINGS) for seed in range(count)]
+
+
+def test_images_are_never_started_by_a_mask():
+    assert {plan.first for plan in plans(1)} == {FirstPrompt.CLICK, FirstPrompt.BOX}
+
+
+def test_videos_are_started_in_all_three_ways_and_at_most_two_frames_are_prompted():
+    drawn = plans(8)
+    assert {plan.first for plan in drawn} == set(FirstPrompt)
+    assert max(len(set(plan.corrections) | {0}) for plan in drawn) == 2
+    assert all(0 <= frame < 8 for plan in drawn for frame in plan.corrections)
+
+
+def test_a_given_mask_is_not_corrected_on_its_frame():
+    assert all(0 not in plan.corrections for plan in plans(8) if plan.first is FirstPrompt.MASK)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_first_click_is_inside_and_includes(seed):
+    points = first_points(FirstPrompt.CLICK, square(), SETTINGS, generator(seed))
+    x, y = points.at[0, 0].long().tolist()
+    assert bool(square()[0, y, x]) and points.labels.tolist() == [[INCLUDE]]
+
+
+def test_a_box_without_noise_is_tight():
+    assert noisy_boxes(square(), 0.0, generator()).tolist() == [[[20, 4], [28, 12]]]
+
+
+def test_the_box_of_nothing_is_inside_the_frame():
+    boxes = noisy_boxes(torch.zeros(2, 32, 32, dtype=torch.bool), 0.5, generator())
+    assert float(boxes.min()) >= 0 and float(boxes.max()) <= 31
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_missing_pixels_are_included_and_surplus_ones_excluded(seed):
+    truth = square()
+    missing = corrective_clicks(torch.full((1, 32, 32), -1.0), truth, generator(seed))
+    surplus = corrective_clicks(torch.ones(1, 32, 32), truth, generator(seed))
+    inside = [bool(truth[0, int(p.at[0, 0, 1]), int(p.at[0, 0, 0])]) for p in (missing, surplus)]
+    assert inside == [True, False]
+    assert (missing.labels.item(), surplus.labels.item()) == (INCLUDE, EXCLUDE)
+
+
+def test_where_nothing_is_wrong_the_click_confirms():
+    truth = torch.cat((square(), torch.zeros(1, 32, 32, dtype=torch.bool)))
+    click = corrective_clicks(torch.where(truth, 1.0, -1.0), truth, generator())
+    assert click.labels.tolist() == [[INCLUDE], [EXCLUDE]]
+
+
+def test_clicks_are_spread_and_prefer_the_inside():
+    region = torch.zeros(2000, 32, 32, dtype=torch.bool)
+    region[:, 8:24, 8:24] = True
+    at = click_in(region, generator())
+    assert len(at.unique(dim=0)) > 50
+    from_edge = torch.minimum(at - 8, 23 - at).amin(dim=1)
+    assert float(from_edge.mean()) > 2.2  # the mean of a uniform click is 2.19
+
+
+def test_points_are_joined_in_order():
+    first = Points(torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.long))
+    second = Points(torch.ones(1, 2, 2), torch.zeros(1, 2, dtype=torch.long))
+    assert first.joined(second).labels.tolist() == [[1, 0, 0]]
