@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from PIL import Image
+
+from masklet.training.curve import plot_log
+from masklet.training.trainer import LOG_COLUMNS
+
+
+def log(path, rows):
+    lines = [",".join(LOG_COLUMNS)]
+    lines += [",".join(str({"step": s, "stage": s // 50, "loss": 5 / s, "iou": 1 - 1 / s}.get(c, 1)) for c in LOG_COLUMNS)
+              for s in range(1, rows + 1)]  # fmt: skip
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_both_curves_are_drawn(tmp_path):
+    log(tmp_path / "log.csv", 100)
+    plot_log(tmp_path / "log.csv", tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(100_000)}
+    assert {(200, 60, 40), (30, 110, 200)} <= colours
+
+
+def test_a_log_of_one_row_makes_no_picture(tmp_path):
+    log(tmp_path / "log.csv", 1)
+    plot_log(tmp_path / "log.csv", tmp_path / "curve.png")
+    assert not (tmp_path / "curve.png").exists()

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from masklet.model import SAM2, variant_config
+from masklet.training.optimise import AveragedWeights, learning_rate, make_optimiser, set_learning_rate
+from masklet.training.recipe import OptimiserSettings, parse_recipe
+
+RECIPE = parse_recipe(
+    {
+        "stages": [
+            {"steps": 100, "frames": 1, "size": 64, "clips": 1, "learning_rate": 1e-3},
+            {"steps": 100, "frames": 2, "size": 64, "clips": 1, "learning_rate": 5e-4},
+        ],
+        "optimiser": {"warmup_steps": 10, "final_share": 0.1},
+    }
+)
+
+
+def test_the_rate_rises_falls_and_follows_the_stage():
+    rates = [learning_rate(RECIPE, step) for step in range(200)]
+    assert rates[0] == pytest.approx(1e-4, rel=0.01)
+    assert max(rates) == pytest.approx(rates[9], rel=0.01)
+    assert rates[100] == pytest.approx(rates[99] / 2, rel=0.02)
+    assert rates[199] == pytest.approx(5e-5, rel=0.01)
+
+
+def test_every_weight_is_optimised_once_and_early_blocks_learn_slower():
+    network = SAM2(variant_config("mini"))
+    optimiser = make_optimiser(network, OptimiserSettings(layer_decay=0.5, weight_decay=0.1))
+    set_learning_rate(optimiser, 1.0)
+    by_weight = {id(p): g for g in optimiser.param_groups for p in g["params"]}
+    assert by_weight.keys() == {id(p) for p in network.parameters()}
+    blocks = [by_weight[id(block.norm1.weight)] for block in network.image_encoder.trunk.blocks]
+    assert [group["lr"] for group in blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
+    assert by_weight[id(network.image_encoder.trunk.patch_embed.proj.bias)]["lr"] == 0.5**5
+    assert by_weight[id(network.obj_ptr_tpos_proj.weight)]["lr"] == 1
+
+
+def test_only_matrices_decay():
+    network = SAM2(variant_config("mini"))
+    optimiser = make_optimiser(network, OptimiserSettings(weight_decay=0.1))
+    by_weight = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
+    trunk = network.image_encoder.trunk
+    assert by_weight[id(trunk.blocks[0].mlp.layers[0].weight)] == 0.1
+    still = (trunk.blocks[0].norm1.weight, trunk.pos_embed, trunk.blocks[0].mlp.layers[0].bias)
+    assert [by_weight[id(p)] for p in still] == [0, 0, 0]
+
+
+def test_averaged_weights_follow_fast_at_first_and_slowly_later():
+    average = AveragedWeights({"w": torch.zeros(1)}, decay=0.9)
+    average.update({"w": torch.ones(1)}, step=0)
+    assert float(average.state["w"]) == pytest.approx(0.9)
+    average.update({"w": torch.zeros(1)}, step=10_000)
+    assert float(average.state["w"]) == pytest.approx(0.81)

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from masklet.errors import ConfigError
+from masklet.training.recipe import parse_recipe, read_recipe
+
+STAGE = {"steps": 4, "frames": 2, "size": 64, "clips": 2}
+SHIPPED = Path(__file__).parents[2] / "service/masklet/training/recipes"
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.toml")), ids=lambda path: path.stem)
+def test_recipes_that_come_with_masklet_are_sound(path):
+    assert read_recipe(path).steps > 0
+
+
+def test_steps_belong_to_stages_in_order():
+    recipe = parse_recipe({"stages": [STAGE, STAGE | {"steps": 2, "frames": 8}]})
+    assert [recipe.stage_at(step)[0] for step in (0, 3, 4, 5, 99)] == [0, 0, 1, 1, 1]
+    assert recipe.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "at least one"),
+        ({"stages": [STAGE], "sede": 1}, "unknown key sede; known: variant, seed"),
+        ({"stages": [STAGE | {"lr": 1.0}]}, r"unknown key stages\[0\]\.lr"),
+        ({"stages": [STAGE | {"size": 100}]}, r"stages\[0\]\.size is 100, but must be a multiple of 32"),
+        ({"stages": [STAGE | {"steps": 0}]}, r"stages\[0\]\.steps is 0, but must be at least 1"),
+        ({"stages": [STAGE | {"frames": "8"}]}, r"stages\[0\]\.frames is '8', but must be of type int"),
+        ({"stages": [{"steps": 1}]}, r"stages\[0\] lacks frames, size, clips"),
+        ({"stages": [STAGE], "interaction": {"click": 0.8, "box": 0.4}}, "must be at most 1"),
+        ({"stages": [STAGE], "optimiser": {"ema_decay": 1.0}}, "ema_decay is 1.0"),
+        ({"stages": [STAGE], "losses": 3}, "losses must be a table"),
+    ],
+)
+def test_faults_are_named(content, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(content)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("stages = [")
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_recipe(tmp_path / "broken.toml")

@@ -1,0 +1,193 @@
+"""Whole runs of a tiny network: they go on where they stopped, share work, and learn."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.training.conftest import drifting_squares
+
+from masklet.errors import ConfigError, WeightsError
+from masklet.model import build
+from masklet.model.checkpoint import load_weights
+from masklet.training.assets import AssetBank
+from masklet.training.parallel import Processes
+from masklet.training.recipe import Recipe, parse_recipe
+from masklet.training.source import FIRST_TRAINING_SEED, StepSource
+from masklet.training.trainer import LOG_COLUMNS, RunSettings, Trainer
+
+ASSETS = AssetBank.procedural()
+
+
+def recipe(**changes: object) -> Recipe:
+    content = {
+        "variant": "mini",
+        "stages": [
+            {"steps": 3, "frames": 1, "size": 64, "clips": 2, "learning_rate": 1e-3},
+            {"steps": 3, "frames": 3, "size": 96, "clips": 1, "image_share": 0.5},
+        ],
+    }
+    return parse_recipe(content | changes)
+
+
+def trainer(folder: Path, plan: Recipe, **settings: object) -> Trainer:
+    run = RunSettings(folder, torch.device("cpu"), torch.float32, workers=0, save_every=2, progress=False)
+    return Trainer(plan, replace(run, **settings), assets=ASSETS)  # type: ignore[arg-type]
+
+
+def logged(folder: Path) -> list[list[str]]:
+    """All rows but for the time they took."""
+    with (folder / "log.csv").open(newline="") as opened:
+        return [[row[name] for name in LOG_COLUMNS[:-1]] for row in csv.DictReader(opened)]
+
+
+def test_a_run_writes_a_log_and_weights_that_load(tmp_path):
+    weights = trainer(tmp_path, recipe()).run()
+    assert [row[0] for row in logged(tmp_path)] == ["1", "2", "3", "4", "5", "6"]
+    load_weights(build("mini", seed=None), weights, variant="mini")
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    trainer(whole, recipe()).run()
+    trainer(halves, recipe(), time_limit_s=1e-9).run()
+    assert len(logged(halves)) == 1
+    for _ in range(2):
+        again = trainer(halves, recipe(), time_limit_s=1e-9)
+        assert again.resume()
+        again.run()
+    last = trainer(halves, recipe())
+    last.resume()
+    assert last.step == 3
+    last.run()
+    assert logged(halves) == logged(whole)
+    first, second = (torch.load(f / "state.pt", weights_only=True)["network"] for f in (whole, halves))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_rows_logged_after_the_last_save_are_not_kept_twice(tmp_path):
+    trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    with (tmp_path / "log.csv").open("a") as opened:
+        opened.write(",".join(["2"] * len(LOG_COLUMNS)) + "\n")
+    again = trainer(tmp_path, recipe())
+    again.resume()
+    assert [row[0] for row in logged(tmp_path)] == ["1"]
+
+
+def test_nothing_to_resume_is_no_error(tmp_path):
+    assert not trainer(tmp_path, recipe()).resume()
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    with pytest.raises(WeightsError, match="is of variant mini, the recipe is for nano"):
+        trainer(tmp_path, recipe(variant="nano")).resume()
+    longer = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save(longer | {"step": 99}, tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match="at step 99, the recipe has only 6 steps"):
+        trainer(tmp_path, recipe()).resume()
+    (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(WeightsError, match="is not the state of a training run"):
+        trainer(tmp_path, recipe()).resume()
+
+
+def test_a_checkpoint_of_another_variant_is_no_start(tmp_path):
+    weights = trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    run = RunSettings(tmp_path, torch.device("cpu"), torch.float32, workers=0)
+    with pytest.raises(WeightsError, match="does not fit nano"):
+        Trainer(recipe(variant="nano"), run, assets=ASSETS, init=weights)
+
+
+def test_steps_depend_on_nothing_but_their_index():
+    source = StepSource(recipe(), ASSETS, [], Processes())
+    first = source[4]
+    source[1]
+    again = source[4]
+    assert first.plan == again.plan and torch.equal(first.batch.frames, again.batch.frames)
+
+
+def test_processes_share_the_plan_but_not_the_clips():
+    sources = [StepSource(recipe(), ASSETS, [], Processes(rank, 2)) for rank in range(2)]
+    for step in range(4):
+        one, two = (source[step] for source in sources)
+        assert one.plan == two.plan
+        assert not torch.equal(one.batch.frames[0, 0], two.batch.frames[0, 0])
+
+
+def test_clips_are_never_those_of_the_evaluation():
+    source = StepSource(recipe(), ASSETS, [], Processes())
+    assert FIRST_TRAINING_SEED >= 1_000_000
+    assert source._seed(0, 0, 4) >= FIRST_TRAINING_SEED
+
+
+_TWO_PROCESSES = """
+import sys
+from pathlib import Path
+import torch
+from tests.training.conftest import MINI
+from tests.training.test_trainer import ASSETS, recipe
+from masklet.model import VARIANTS
+from masklet.training.parallel import join_processes, leave_processes
+from masklet.training.trainer import RunSettings, Trainer
+VARIANTS["mini"] = MINI
+torch.set_num_threads(1)
+device = torch.device("cpu")
+processes = join_processes(device)
+folder = Path(sys.argv[1])
+run = RunSettings(folder if processes.leads else folder / "none", device, torch.float32, workers=0, progress=False)
+trainer = Trainer(recipe(), run, assets=ASSETS, processes=processes)
+trainer.run()
+torch.save(trainer.network.state_dict(), folder / f"rank{processes.rank}.pt")
+leave_processes(processes)
+"""
+
+
+def test_two_processes_train_one_model(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(_TWO_PROCESSES)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
+               f"--master-port={port}", str(script), str(tmp_path)]  # fmt: skip
+    root = Path(__file__).parents[2]
+    subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True, timeout=100,
+                   capture_output=True)  # fmt: skip
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    alone = tmp_path / "alone"
+    trainer(alone, recipe()).run()
+    assert logged(tmp_path) != logged(alone)  # the other process' clips have had their say
+
+
+class _Squares(StepSource):
+    """A handful of clips, over and over."""
+
+    def _synthetic_clip(self, stage, frames, seed, random):
+        return drifting_squares(seed % 4, frames=frames, size=stage.size)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_handful_of_clips_is_overfitted(tmp_path):
+    stage = {"frames": 4, "size": 64, "clips": 4, "learning_rate": 2e-3}
+    plan = parse_recipe(
+        {
+            "variant": "mini",
+            "stages": [stage | {"steps": 150, "frames": 1}, stage | {"steps": 250}],
+            "optimiser": {"warmup_steps": 20, "layer_decay": 1.0, "ema_decay": 0.98},
+            "interaction": {"click": 0.2, "box": 0.2, "max_corrections": 1},
+        }
+    )
+    run = trainer(tmp_path, plan, save_every=1000)
+    run.source = _Squares(plan, ASSETS, [], Processes())
+    run.run()
+    assert np.mean([float(row[10]) for row in logged(tmp_path)[-20:]]) > 0.95
