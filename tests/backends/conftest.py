@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from tests.backends.triton_process import stop_triton
 
 from masklet.model import VARIANTS, HieraConfig, SAM2Config
 
@@ -21,3 +22,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def triton_ends() -> Iterator[None]:
+    yield
+    stop_triton()

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import numpy as np
+import pytest
+from tests.backends.triton_process import running_triton
 
 from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
@@ -29,7 +31,15 @@ async def make_embedded() -> Backend:
     return EmbeddedBackend(ModelConfig(variant="mini", device="cpu", precision="float32", threads=1))
 
 
-BACKENDS: dict[str, BackendFactory] = {"fake": make_fake, "embedded": make_embedded}
+async def make_triton() -> Backend:
+    from masklet.backends.triton import TritonBackend
+
+    return TritonBackend(running_triton().endpoint)
+
+
+BACKENDS: dict[str, BackendFactory] = {"fake": make_fake, "embedded": make_embedded, "triton": make_triton}
+# For parametrizing: the backends' names, marked with what they need.
+NAMES = [pytest.param(name, marks=[pytest.mark.triton] if name == "triton" else []) for name in BACKENDS]
 
 
 def picture(number: int) -> ImageArray:

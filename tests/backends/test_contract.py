@@ -7,14 +7,21 @@ from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
-from tests.backends.contract import BACKENDS, SETTINGS, SIZE, click, correction, frame
+from tests.backends.contract import BACKENDS, NAMES, SETTINGS, SIZE, click, correction, frame
 
 from masklet.backends.base import Backend
-from masklet.errors import BackendError, BackendUnavailable, SessionStateLost, UnknownFrame, UnknownObject
+from masklet.errors import (
+    BackendError,
+    BackendUnavailable,
+    SessionStateLost,
+    SessionSuperseded,
+    UnknownFrame,
+    UnknownObject,
+)
 from masklet.types import ObjectMask, Prompt, PromptMode, StepRequest, StepResult, TrackSettings
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=NAMES)
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     made = await BACKENDS[request.param]()
     async with made as entered:
@@ -200,6 +207,35 @@ async def test_an_unknown_session_has_lost_its_state(backend: Backend) -> None:
         await backend.export_state("nobody")
 
 
+async def test_a_session_may_be_attached_with_a_higher_epoch_and_goes_on(opened: Backend) -> None:
+    await opened.step("s", frame(1, click()))
+    await opened.attach("s", 2)
+    await opened.attach("s", 7)
+    assert ids(await opened.step("s", frame(2))) == [1]
+
+
+@pytest.mark.parametrize("late", [1, 4, 5])
+async def test_an_epoch_that_is_not_higher_is_superseded(opened: Backend, late: int) -> None:
+    await opened.attach("s", 5)
+    with pytest.raises(SessionSuperseded, match="epoch 5"):
+        await opened.attach("s", late)
+    assert (await opened.step("s", frame(1))).frame_seq == 1
+
+
+async def test_what_is_not_open_cannot_be_attached(opened: Backend) -> None:
+    await opened.close("s")
+    for name in ("s", "nobody"):
+        with pytest.raises(SessionStateLost):
+            await opened.attach(name, 2)
+
+
+async def test_a_session_opened_again_begins_with_the_first_epoch(opened: Backend) -> None:
+    await opened.attach("s", 9)
+    await opened.close("s")
+    await opened.open("s", SETTINGS)
+    await opened.attach("s", 2)
+
+
 async def test_closing_forgets_and_can_be_repeated(opened: Backend) -> None:
     await opened.step("s", frame(1, click()))
     await opened.close("s")
@@ -239,7 +275,7 @@ async def test_stats_count_sessions_banks_and_steps(opened: Backend) -> None:
     assert (opened.stats().sessions, opened.stats().bank_bytes) == (0, 0)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
 async def test_a_backend_that_was_left_is_unavailable(name: str) -> None:
     backend = await BACKENDS[name]()
     async with backend:

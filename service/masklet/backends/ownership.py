@@ -24,11 +24,11 @@ class Owners:
         """Raises SessionStateLost if the session is not open, SessionSuperseded if `epoch` is not above the owner's."""
         current = self._epoch(session_id)
         if epoch <= current:
-            raise SessionSuperseded(f"session {session_id} has an owner of epoch {current}, epoch {epoch} came too late")
+            raise SessionSuperseded(f"session {session_id} has an owner of epoch {current}, not below {epoch}")
         self._epochs[session_id] = epoch
 
     def check(self, session_id: str, epoch: int) -> None:
-        """Raises SessionStateLost if the session is not open, SessionSuperseded if `epoch` is older than the owner's."""
+        """Raises SessionStateLost if the session is not open, SessionSuperseded if `epoch` is an old owner's."""
         current = self._epoch(session_id)
         if epoch < current:
             raise SessionSuperseded(f"session {session_id} belongs to epoch {current} now, this is epoch {epoch}")

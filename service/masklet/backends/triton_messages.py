@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, unpack
+from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, padded, unpack
 from masklet.errors import BackendError, MaskletError, error_classes
 from masklet.types import (
     BackendStats,
@@ -29,14 +29,24 @@ MAX_EPOCH = 2**62
 _MAX_ID = 2**31 - 1
 _MAX_COUNT = 2**62
 _MAX_SIDE = 16384
+_NO_MASKS: MaskArray = np.zeros((0, 0, 0), bool)
 
 
 @dataclass(frozen=True, slots=True)
-class FrameFormat:
-    """How the FRAME tensor holds a frame: JPEG or raw RGB, and its (height, width)."""
+class SentFrame:
+    """A frame on its way to the model.
+
+    Attributes:
+        codec: raw RGB or JPEG.
+        size: (height, width).
+        payload: its bytes, or None if they are in shared memory.
+        shared: name of that memory (`triton_frames`), or empty.
+    """
 
     codec: FrameCodec
     size: Size
+    payload: AnyArray | None = None
+    shared: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,17 +57,19 @@ class Call:
         operation: what is asked.
         epoch: the caller's ownership of the session, from 1; OPEN, IMPORT and ATTACH set it.
         settings: of OPEN.
-        step: of STEP; its image travels in FRAME.
-        frame: of STEP, how FRAME is to be read; None: a correction.
+        step: of STEP, without its image.
+        frame: of STEP; None: a correction.
         state: of IMPORT.
+        probe: of STAT: name of shared memory; can the model see it?
     """
 
     operation: Operation
     epoch: int = 1
     settings: TrackSettings | None = None
     step: StepRequest | None = None
-    frame: FrameFormat | None = None
+    frame: SentFrame | None = None
     state: bytes = b""
+    probe: str = ""
 
     def to_bytes(self) -> bytes:
         """As the CALL tensor."""
@@ -65,16 +77,18 @@ class Call:
         arrays: dict[str, AnyArray] = {}
         if self.settings:
             fields["settings"] = asdict(self.settings)
-        if self.frame:
-            fields["frame"] = {"codec": self.frame.codec, "height": self.frame.size[0], "width": self.frame.size[1]}
         if self.step:
             fields["step"] = _step_fields(self.step, arrays)
+        if self.frame:
+            fields["frame"] = _frame_fields(self.frame, arrays)
         if self.operation is Operation.IMPORT:
             arrays["state"] = np.frombuffer(self.state, np.uint8)
-        return pack(fields, arrays)
+        if self.probe:
+            fields["probe"] = self.probe
+        return padded(pack(fields, arrays))
 
     @classmethod
-    def from_bytes(cls, envelope: bytes) -> Call:
+    def from_bytes(cls, envelope: bytes | memoryview) -> Call:
         """Undo `to_bytes`. Raises BackendError if it is none."""
         fields, arrays = unpack(envelope)
         operation = fields.choice("operation", Operation)
@@ -84,8 +98,9 @@ class Call:
             epoch=fields.integer("epoch", 1, MAX_EPOCH),
             settings=_settings(fields.needed("settings")) if operation is Operation.OPEN else None,
             step=_step(fields.needed("step"), arrays) if operation is Operation.STEP else None,
-            frame=FrameFormat(frame.choice("codec", FrameCodec), _size(frame)) if frame else None,
+            frame=_frame(frame, arrays) if frame else None,
             state=_taken(arrays, "state", "uint8", (None,)).tobytes() if operation is Operation.IMPORT else b"",
+            probe=fields.optional_text("probe") or "",
         )
 
 
@@ -97,11 +112,13 @@ class ModelFacts:
         description: what runs.
         max_sessions: sessions it takes at a time.
         idle_timeout_s: a session without requests for this long is forgotten.
+        sees_probe: whether the model sees the shared memory of the call's `probe`.
     """
 
     description: ModelDescription
     max_sessions: int
     idle_timeout_s: float
+    sees_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +146,7 @@ class Answer:
         return pack(fields, arrays)
 
     @classmethod
-    def from_bytes(cls, envelope: bytes) -> Answer:
+    def from_bytes(cls, envelope: bytes | memoryview) -> Answer:
         """Undo `to_bytes`. Raises BackendError if it is none."""
         fields, arrays = unpack(envelope)
         error, result, facts = fields.inner("error"), fields.inner("result"), fields.inner("facts")
@@ -156,6 +173,18 @@ def _taken(arrays: Mapping[str, AnyArray], name: str, kind: str, shape: tuple[in
 
 def _size(fields: Fields) -> Size:
     return fields.integer("height", 1, _MAX_SIDE), fields.integer("width", 1, _MAX_SIDE)
+
+
+def _frame_fields(frame: SentFrame, arrays: dict[str, AnyArray]) -> dict[str, object]:
+    if frame.payload is not None:
+        arrays["frame"] = frame.payload
+    return {"codec": frame.codec, "height": frame.size[0], "width": frame.size[1], "shared": frame.shared}
+
+
+def _frame(fields: Fields, arrays: Mapping[str, AnyArray]) -> SentFrame:
+    shared = fields.text("shared")
+    payload = None if shared else _taken(arrays, "frame", "uint8", (None,))
+    return SentFrame(fields.choice("codec", FrameCodec), _size(fields), payload, shared)
 
 
 def _settings(fields: Fields) -> TrackSettings:
@@ -252,7 +281,7 @@ def _stack_optional(arrays: dict[str, AnyArray], name: str, rows: list[FloatArra
 
 def _result(fields: Fields, arrays: Mapping[str, AnyArray]) -> StepResult:
     listed = fields.many("objects")
-    masks: MaskArray = _taken(arrays, "masks", "bool", (len(listed), None, None)) if listed else np.zeros((0, 0, 0), bool)
+    masks = _taken(arrays, "masks", "bool", (len(listed), None, None)) if listed else _NO_MASKS
     logits = _taken(arrays, "logits", "float32", (len(listed), None, None)) if "logits" in arrays else None
     pointers = _taken(arrays, "pointers", "float32", (len(listed), None)) if "pointers" in arrays else None
     objects = tuple(
@@ -305,4 +334,9 @@ def _facts(fields: Fields) -> ModelFacts:
         device=found.text("device"),
         precision=found.text("precision"),
     )
-    return ModelFacts(description, fields.integer("max_sessions", 1, _MAX_COUNT), fields.number("idle_timeout_s"))
+    return ModelFacts(
+        description,
+        fields.integer("max_sessions", 1, _MAX_COUNT),
+        fields.number("idle_timeout_s"),
+        fields.flag("sees_probe"),
+    )

@@ -16,9 +16,9 @@ from typing import Any
 
 from masklet.backends.embedded import failed, step_together, warm_up
 from masklet.backends.ownership import Owners
+from masklet.backends.triton_frames import is_visible, received
 from masklet.backends.triton_messages import Answer, Call, ModelFacts
 from masklet.backends.triton_tensors import Operation
-from masklet.codecs.frames import decode_frame
 from masklet.config import Config
 from masklet.config_file import config_keys, load_config
 from masklet.engine import Engine
@@ -33,11 +33,10 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One request of a Triton batch: correlation id, and the contents of the CALL and FRAME tensors."""
+    """One request of a Triton batch: correlation id, and the contents of the CALL tensor."""
 
     session_id: str
-    call: bytes
-    frame: bytes
+    call: bytes | memoryview
 
 
 def model_config(parameters: Mapping[str, str], environ: Mapping[str, str], instance_kind: str) -> Config:
@@ -156,7 +155,7 @@ class TritonModel:
             call = Call.from_bytes(arrival.call)
             if call.operation is Operation.STEP:
                 self._owners.check(arrival.session_id, call.epoch)
-                steps[index] = (arrival.session_id, _step_request(call, arrival.frame))
+                steps[index] = (arrival.session_id, _step_request(call))
                 return
             answer = self._perform(arrival.session_id, call)
         except MaskletError as error:
@@ -180,7 +179,7 @@ class TritonModel:
                 self._owners.check(session_id, call.epoch)
                 self._forget(session_id)
             case Operation.STAT:
-                return self._answer(facts=self._facts)
+                return self._answer(facts=replace(self._facts, sees_probe=is_visible(call.probe)))
         return self._answer()
 
     def _begin(self, session_id: str, call: Call) -> None:
@@ -224,12 +223,10 @@ class TritonModel:
         return Answer(self.stats(), error, result, state, facts)
 
 
-def _step_request(call: Call, frame: bytes) -> StepRequest:
+def _step_request(call: Call) -> StepRequest:
     """The request with its frame. Raises BackendError or InvalidFrame."""
     assert call.step is not None
-    if call.frame is None:
-        return call.step
-    return replace(call.step, image=decode_frame(call.frame.codec, frame, call.frame.size))
+    return replace(call.step, image=received(call.frame)) if call.frame else call.step
 
 
 def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:

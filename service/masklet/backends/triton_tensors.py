@@ -1,11 +1,13 @@
 """What crosses the wire to the Triton model: tensors, operations, and the envelope inside them. numpy and stdlib only.
 
-Each request has two tensors and each answer one, all BYTES [1]: Triton batches requests only if their tensors have the
-same shape, and one string is one element however long it is. Inside is an envelope:
+Each request has one tensor and so has each answer, both plain bytes, UINT8 [-1]. Inside is an envelope:
 
-    magic (4 bytes) | length of the header (uint32, little endian) | header (JSON) | arrays, one after the other
+    magic (4 bytes) | length of the header (uint32) | length of everything (uint64) | header (JSON) | arrays | padding
 
     header = {"version": 1, "fields": {...}, "arrays": [[name, type, shape], ...]}
+
+Numbers are little endian, arrays follow one another. Triton batches only requests of equal shape, hence the padding:
+requests come in few sizes. (TYPE_STRING would need none, but Python stubs older than numpy 2 cannot read it.)
 
 Neither end believes the other: whatever does not fit is a BackendError that names it.
 """
@@ -29,7 +31,10 @@ MODEL = "sam2_track"
 PROTOCOL_VERSION = 1
 MAX_HEADER_BYTES = 8 * 1024 * 1024
 _MAGIC = b"mskl"
-_START = struct.Struct("<4sI")
+_START = struct.Struct("<4sIQ")
+_SMALLEST_CALL = 1024
+_LARGEST = 1e300  # of numbers; JSON knows larger ones that are no float
+_LARGE_CALL = 1024 * 1024
 _MAX_DIMENSIONS = 4
 _TYPES: dict[str, npt.DTypeLike] = {"float32": "<f4", "int32": "<i4", "uint8": "u1"}
 _BITS = "bool"  # packed, eight to a byte, the first in the highest bit
@@ -43,14 +48,13 @@ class TensorSpec:
     """One tensor of the model, as config.pbtxt declares it (the batch dimension is left out)."""
 
     name: str
-    kind: str = "TYPE_STRING"
-    dims: tuple[int, ...] = (1,)
+    kind: str = "TYPE_UINT8"
+    dims: tuple[int, ...] = (-1,)
 
 
 CALL = TensorSpec("CALL")
-FRAME = TensorSpec("FRAME")
 ANSWER = TensorSpec("ANSWER")
-INPUTS = (CALL, FRAME)
+INPUTS = (CALL,)
 OUTPUTS = (ANSWER,)
 
 
@@ -75,16 +79,25 @@ def pack(fields: Mapping[str, object], arrays: Mapping[str, AnyArray] | None = N
         blobs.append(np.packbits(array).tobytes() if kind == _BITS else array.astype(_TYPES[kind]).tobytes())
     header = {"version": PROTOCOL_VERSION, "fields": fields, "arrays": described}
     text = json.dumps(header, separators=(",", ":")).encode()
-    return b"".join([_START.pack(_MAGIC, len(text)), text, *blobs])
+    total = _START.size + len(text) + sum(map(len, blobs))
+    return b"".join([_START.pack(_MAGIC, len(text), total), text, *blobs])
 
 
-def unpack(envelope: bytes) -> tuple[Fields, dict[str, AnyArray]]:
-    """What was packed; arrays may be read-only views of `envelope`.
+def padded(envelope: bytes) -> bytes:
+    """The envelope of a call, brought to one of few lengths: a power of two from 1 KiB to 1 MiB, or whole MiB."""
+    size = len(envelope)
+    if size <= _LARGE_CALL:
+        return envelope.ljust(max(_SMALLEST_CALL, 1 << (size - 1).bit_length()), b"\0")
+    return envelope.ljust(-(-size // _LARGE_CALL) * _LARGE_CALL, b"\0")
+
+
+def unpack(envelope: bytes | memoryview) -> tuple[Fields, dict[str, AnyArray]]:
+    """What was packed; arrays may be views of `envelope`.
 
     Raises:
         BackendError: not an envelope, of another version, or damaged.
     """
-    header, start = _header(envelope)
+    header, start, total = _header(envelope)
     if header.get("version") != PROTOCOL_VERSION:
         raise BackendError(f"Triton protocol version is {header.get('version')!r:.40}, this is {PROTOCOL_VERSION}")
     fields, listed = header.get("fields"), header.get("arrays")
@@ -94,30 +107,31 @@ def unpack(envelope: bytes) -> tuple[Fields, dict[str, AnyArray]]:
     for entry in listed:
         name, kind, shape = _described(entry)
         size = _stored_bytes(kind, shape)
-        if name in arrays or start + size > len(envelope):
+        if name in arrays or start + size > total:
             raise BackendError(f"array {name!r:.40} of {size} bytes is listed twice or runs past the message's end")
         arrays[name] = _array(memoryview(envelope)[start : start + size], kind, shape)
         start += size
-    if start != len(envelope):
-        raise BackendError(f"Triton message is {len(envelope)} bytes, its header describes {start}")
+    if start != total:
+        raise BackendError(f"Triton message is {total} bytes, its header describes {start}")
     return Fields(fields, "message"), arrays
 
 
-def _header(envelope: bytes) -> tuple[dict[str, Any], int]:
-    """The parsed header, and where it ends."""
+def _header(envelope: bytes | memoryview) -> tuple[dict[str, Any], int, int]:
+    """The parsed header, where it ends, and where the message ends."""
     if len(envelope) < _START.size:
         raise BackendError(f"Triton message of {len(envelope)} bytes is too short to be one")
-    magic, length = _START.unpack_from(envelope)
+    magic, length, total = _START.unpack_from(envelope)
     end = _START.size + length
-    if magic != _MAGIC or length > MAX_HEADER_BYTES or end > len(envelope):
-        raise BackendError(f"Triton message begins with {envelope[:8]!r}, which is no header of {len(envelope)} bytes")
+    if magic != _MAGIC or length > MAX_HEADER_BYTES or not end <= total <= len(envelope):
+        begin = bytes(envelope[: _START.size])
+        raise BackendError(f"Triton message begins with {begin!r}, which is no header of {len(envelope)} bytes")
     try:
-        header = json.loads(envelope[_START.size : end])
+        header = json.loads(bytes(envelope[_START.size : end]))
     except (ValueError, RecursionError) as error:
         raise BackendError(f"Triton message header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise BackendError(f"Triton message header is a {type(header).__name__}, must be an object")
-    return header, end
+    return header, end, total
 
 
 def _described(entry: object) -> tuple[str, str, tuple[int, ...]]:
@@ -160,8 +174,8 @@ class Fields:
 
     def number(self, name: str) -> float:
         """A finite number."""
-        value = self._values.get(name)
-        if type(value) not in (int, float) or not math.isfinite(value):
+        value: Any = self._values.get(name)
+        if type(value) not in (int, float) or not abs(value) < _LARGEST:
             raise self._wrong(name, "a finite number")
         return float(value)
 

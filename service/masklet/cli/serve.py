@@ -24,6 +24,7 @@ _ALIASES = {
     "model.variant": "--variant",
     "model.weights": "--weights",
     "model.device": "--device",
+    "triton.endpoints": "--triton",
 }
 _DESCRIPTION = """\
 Serve masks for video streams and images over gRPC.
@@ -34,6 +35,7 @@ _EXAMPLES = """\
 examples:
   masklet serve --backend fake                     try clients out without a model
   masklet serve --weights sam2.1_hiera_tiny.pt     serve a checkpoint
+  masklet serve --backend triton --triton localhost:8001  serve what `masklet triton` runs
   masklet serve --config masklet.toml --port 6000  settings from a file, but for the port
   masklet serve --print-config > masklet.toml      a file with every setting to start from
 

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 import masklet
 from masklet.backends.base import Backend
-from masklet.config import Config
+from masklet.config import Config, TritonConfig
 from masklet.config_file import check_config
 from masklet.errors import BackendUnavailable, ConfigError, MaskletError
 from masklet.observability.metrics import Metrics
@@ -35,6 +35,7 @@ from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
 _ENGINE_EXTRA = ("torch", "safetensors")
+_TRITON_EXTRA = ("tritonclient",)
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
@@ -195,6 +196,8 @@ def make_backend(config: Config) -> Backend:
         from masklet.backends.fake import FakeBackend
 
         return FakeBackend()
+    if name == "triton":
+        return _triton_backend(config.triton)
     if name != "embedded":
         raise ConfigError(f"server.backend is {name!r}, which this version does not have", field="server.backend")
     try:
@@ -205,6 +208,21 @@ def make_backend(config: Config) -> Backend:
         message = f"server.backend is 'embedded', which needs {error.name}: pip install masklet[engine]"
         raise ConfigError(message, field="server.backend") from error
     return EmbeddedBackend(config.model)
+
+
+def _triton_backend(config: TritonConfig) -> Backend:
+    if len(config.endpoints) > 1:
+        message = f"triton.endpoints are {', '.join(config.endpoints)}; this version uses one Triton, name one"
+        raise ConfigError(message, field="triton.endpoints")
+    try:
+        from masklet.backends.triton import TritonBackend
+    except ModuleNotFoundError as error:
+        if error.name not in _TRITON_EXTRA:
+            raise
+        message = f"server.backend is 'triton', which needs {error.name}: pip install masklet[triton]"
+        raise ConfigError(message, field="server.backend") from error
+    timeout_s = config.connect_timeout_s
+    return TritonBackend(config.endpoints[0], transport=config.transport, connect_timeout_s=timeout_s)
 
 
 @asynccontextmanager

@@ -1,0 +1,336 @@
+"""The engine inside a Triton: one sequence per session, one request of it on its way at a time.
+
+A request that was sent is never cancelled, because Triton would end its whole sequence: whoever stops waiting leaves it
+to finish, and the session's next request waits for it. For the same reason steps have no deadline; a peer that vanishes
+is found out by keepalive pings.
+
+How frames travel by default ("auto"): through shared memory if the model sees ours, else raw; JPEG only if asked for,
+since it is lossy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from tritonclient.grpc import InferInput, KeepAliveOptions
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.triton_frames import SharedSlot, SlotPool, as_jpeg, as_raw, as_shared, sweep
+from masklet.backends.triton_messages import Answer, Call, ModelFacts, SentFrame, check_result
+from masklet.backends.triton_tensors import ANSWER, CALL, MODEL, Operation
+from masklet.errors import (
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    MaskletError,
+    SessionStateLost,
+    SessionSuperseded,
+)
+from masklet.types import BackendStats, ImageArray, ModelDescription, StepRequest, StepResult, TrackSettings
+
+_KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
+_RETRY_S = 0.2
+_ANSWER_TIMEOUT_S = 10.0  # of the first call, by a model that says it is ready
+_LEAVING_S = 5.0  # for requests on their way
+_NO_STATS = BackendStats(0, 0, 0, 0)
+_GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
+_GONE_WORDS = ("not healthy", "unknown model", "not ready", "no available versions", "not found")
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A session that is ours; the lock is held while a request of it is on its way."""
+
+    epoch: int
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class _NotStarted(BackendError):
+    """Triton has no such sequence: it was never started there, or was idle for too long. The model may know it."""
+
+
+class TritonBackend:
+    """`Backend` over one Triton.
+
+    Args:
+        endpoint: host:port of its gRPC port.
+        transport: how frames travel: "auto", "shm", "raw" or "jpeg".
+        connect_timeout_s: how long to wait for a model that is not ready.
+    """
+
+    def __init__(self, endpoint: str, *, transport: str = "auto", connect_timeout_s: float = 30.0) -> None:
+        self._endpoint = endpoint
+        self._transport = transport
+        self._connect_timeout_s = connect_timeout_s
+        self._client: Any = None
+        self._facts: ModelFacts | None = None
+        self._stats = _NO_STATS
+        self._sessions: dict[str, _Owned] = {}
+        self._sending: set[asyncio.Future[Any]] = set()
+        self._slots = SlotPool()
+        self._frames_shared = False
+
+    async def __aenter__(self) -> Self:
+        """Wait for the model. Raises BackendUnavailable, or ConfigError if frames cannot be shared but must be."""
+        sweep()
+        self._client = InferenceServerClient(self._endpoint, keepalive_options=_KEEPALIVE)
+        try:
+            await self._wait_ready()
+            self._facts = await self._first_call()
+        except BaseException:
+            await self._disconnect()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let requests on their way finish, close the sessions that are ours, free everything."""
+        closing = [asyncio.ensure_future(self.close(session_id)) for session_id in list(self._sessions)]
+        if waiting := {*closing, *self._sending}:
+            await asyncio.wait(waiting, timeout=_LEAVING_S)
+        await self._disconnect()
+        await asyncio.gather(*closing, return_exceptions=True)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the model runs and how much it takes. Raises BackendUnavailable before the backend is entered."""
+        if self._facts is None:
+            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
+        return self._facts
+
+    def describe(self) -> ModelDescription:
+        """What the model said when the backend was entered."""
+        return self.facts.description
+
+    def stats(self) -> BackendStats:
+        """What the model holds, for all its clients, as of its newest answer to this one."""
+        return self._stats
+
+    async def open(self, session_id: str, settings: TrackSettings) -> None:
+        """Start an empty memory bank."""
+        await self._begin(session_id, Call(Operation.OPEN, settings=settings))
+
+    async def import_state(self, session_id: str, state: bytes) -> None:
+        """Open a session with an exported state."""
+        await self._begin(session_id, Call(Operation.IMPORT, state=state))
+
+    async def attach(self, session_id: str, epoch: int) -> None:
+        """Own a session that is open in this Triton."""
+        attached = _Owned(epoch)
+        await self._run(attached, lambda: self._ask(session_id, Call(Operation.ATTACH, epoch)))
+        self._sessions[session_id] = attached
+
+    def disown(self, session_id: str) -> None:
+        """Leave a session to whoever attaches to it: leaving the backend will not close it."""
+        self._sessions.pop(session_id, None)
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        """Track one frame, or correct one."""
+        owned = self._owned(session_id)
+        return await self._run(owned, lambda: self._step(session_id, owned, request))
+
+    async def export_state(self, session_id: str) -> bytes:
+        """The session's whole state."""
+        owned = self._owned(session_id)
+        answer = await self._run(owned, lambda: self._ask(session_id, Call(Operation.EXPORT, owned.epoch)))
+        if answer.state is None:
+            raise BackendError(f"Triton at {self._endpoint} exported no state of session {session_id}")
+        return answer.state
+
+    async def close(self, session_id: str) -> None:
+        """Forget a session; one that Triton has lost, or given to another owner, is no error."""
+        owned = self._sessions.pop(session_id, None)
+        if owned is None:
+            return
+        call = Call(Operation.CLOSE, owned.epoch)
+        try:
+            await self._run(owned, lambda: self._ask(session_id, call, end=True))
+        except (SessionStateLost, SessionSuperseded):
+            pass
+        except BackendUnavailable as error:
+            _LOG.warning("session %s was not closed, Triton will forget it when idle: %s", session_id, error)
+
+    async def _wait_ready(self) -> None:
+        deadline = time.monotonic() + self._connect_timeout_s
+        while True:
+            try:
+                if await self._client.is_model_ready(MODEL, client_timeout=max(1.0, self._connect_timeout_s)):
+                    return
+                reason = f"its model {MODEL} is not ready"
+            except InferenceServerException as error:
+                reason = str(error)
+            if time.monotonic() >= deadline:
+                waited = f"after {self._connect_timeout_s:g} s"
+                raise BackendUnavailable(f"Triton at {self._endpoint} cannot be used {waited}: {reason}")
+            await asyncio.sleep(_RETRY_S)
+
+    async def _first_call(self) -> ModelFacts:
+        """Asks what runs there, and whether the model sees our shared memory."""
+        probe = self._slot(1) if self._transport in ("auto", "shm") else None
+        try:
+            call = Call(Operation.STAT, probe=probe.name if probe else "")
+            asking = asyncio.ensure_future(self._infer(uuid.uuid4().hex, call, start=True, end=True))
+            await asyncio.wait([asking], timeout=_ANSWER_TIMEOUT_S)
+            if not asking.done():
+                raise BackendUnavailable(f"Triton at {self._endpoint} did not answer within {_ANSWER_TIMEOUT_S:g} s")
+        finally:
+            if probe:
+                probe.close()
+        facts = _accepted(asking.result()).facts
+        if facts is None:
+            raise BackendError(f"Triton at {self._endpoint} does not say what it runs")
+        if self._transport == "shm" and not facts.sees_probe:
+            raise ConfigError(
+                f"triton.transport is 'shm', but {self._endpoint} does not see this host's shared memory",
+                field="triton.transport",
+            )
+        self._frames_shared = facts.sees_probe
+        return facts
+
+    async def _disconnect(self) -> None:
+        client, self._client, self._facts = self._client, None, None
+        self._sessions.clear()
+        if client is not None:
+            await client.close()
+        if self._sending:
+            await asyncio.wait(self._sending)
+        self._slots.close()
+
+    def _owned(self, session_id: str) -> _Owned:
+        if self._client is None:
+            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
+        if session_id not in self._sessions:
+            raise SessionStateLost(f"session {session_id} is not open here; {len(self._sessions)} are")
+        return self._sessions[session_id]
+
+    async def _begin(self, session_id: str, call: Call) -> None:
+        if session_id in self._sessions:
+            raise BackendError(f"session {session_id} is already open")
+        owned = self._sessions[session_id] = _Owned(FIRST_EPOCH)
+        try:
+            await self._run(owned, lambda: self._ask(session_id, call, start=True))
+        except MaskletError:
+            self._sessions.pop(session_id, None)
+            raise
+
+    async def _run(self, owned: _Owned, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Do `work` once the session's last request is answered. It goes on even if the caller is cancelled."""
+        await owned.lock.acquire()
+        sending = asyncio.ensure_future(work())
+        self._sending.add(sending)
+
+        def finish(done: asyncio.Future[_T]) -> None:
+            self._sending.discard(done)
+            owned.lock.release()
+            if not done.cancelled():
+                done.exception()  # seen, even if nobody waits any more
+
+        sending.add_done_callback(finish)
+        return await asyncio.shield(sending)
+
+    async def _step(self, session_id: str, owned: _Owned, request: StepRequest) -> StepResult:
+        with ExitStack() as stack:
+            frame = None if request.image is None else await self._sent(request.image, stack)
+            answer = await self._ask(session_id, Call(Operation.STEP, owned.epoch, step=request, frame=frame))
+        if answer.result is None:
+            raise BackendError(f"Triton at {self._endpoint} answered frame {request.frame_seq} without a result")
+        check_result(answer.result, request, self.facts.description.input_size)
+        return answer.result
+
+    async def _sent(self, image: ImageArray, stack: ExitStack) -> SentFrame:
+        """The frame on its way; shared memory is lent for as long as `stack` is open."""
+        if self._transport == "jpeg":
+            return await asyncio.to_thread(as_jpeg, image)
+        if self._frames_shared:
+            try:
+                return as_shared(image, stack.enter_context(self._slots.lent(image.nbytes)))
+            except OSError as error:
+                self._frames_shared = False
+                _LOG.warning("no shared memory for a frame of %d bytes, sending raw: %s", image.nbytes, error)
+        return as_raw(image)
+
+    def _slot(self, byte_count: int) -> SharedSlot | None:
+        try:
+            return SharedSlot(byte_count)
+        except OSError as error:
+            _LOG.warning("no shared memory here: %s", error)
+            return None
+
+    async def _ask(self, session_id: str, call: Call, *, start: bool = False, end: bool = False) -> Answer:
+        """The model's answer. Raises the error it answers with, BackendUnavailable or BackendError."""
+        started = start
+        try:
+            answer = await self._infer(session_id, call, start=start, end=end)
+        except _NotStarted:
+            started = True
+            answer = await self._infer(session_id, call, start=True, end=end)
+        if answer.error and started and not end:
+            with suppress(BackendError):  # nothing lives in the sequence just started
+                await self._infer(session_id, Call(Operation.STAT), end=True)
+        return _accepted(answer)
+
+    async def _infer(self, session_id: str, call: Call, *, start: bool = False, end: bool = False) -> Answer:
+        if self._client is None:
+            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
+        tensor = await asyncio.to_thread(_tensor, call) if call.frame and not call.frame.shared else _tensor(call)
+        try:
+            reply = await self._client.infer(
+                MODEL, [tensor], sequence_id=session_id, sequence_start=start, sequence_end=end
+            )
+        except InferenceServerException as error:
+            raise _translated(error, self._endpoint) from error
+        except asyncio.CancelledError:
+            if self._client is not None:
+                raise
+            raise BackendUnavailable(f"the connection to Triton at {self._endpoint} was closed") from None
+        answer = Answer.from_bytes(_content(reply.get_response()))
+        self._stats = answer.stats
+        return answer
+
+
+def _tensor(call: Call) -> InferInput:
+    content = np.frombuffer(call.to_bytes(), np.uint8)[None]
+    tensor = InferInput(CALL.name, content.shape, "UINT8")
+    tensor.set_data_from_numpy(content)
+    return tensor
+
+
+def _content(response: Any) -> bytes:
+    """Of the one tensor there must be. Raises BackendError."""
+    found = [(output.name, output.datatype) for output in response.outputs]
+    if found != [(ANSWER.name, "UINT8")] or len(response.raw_output_contents) != 1:
+        raise BackendError(f"Triton answered with tensors {found!r:.80}, must be one {ANSWER.name} of UINT8")
+    content: bytes = response.raw_output_contents[0]
+    return content
+
+
+def _accepted(answer: Answer) -> Answer:
+    if answer.error is not None:
+        raise answer.error
+    return answer
+
+
+def _translated(error: InferenceServerException, endpoint: str) -> BackendError:
+    """Triton's own errors, which are not the model's."""
+    status = str(error.status()).removeprefix("StatusCode.")
+    message = str(error.message())
+    if "must specify the START flag" in message:
+        return _NotStarted(message)
+    text = f"Triton at {endpoint} failed: {status}: {message[:300]}"
+    if status in _GONE or any(word in message for word in _GONE_WORDS):
+        return BackendUnavailable(text)
+    return BackendError(text)

@@ -1,0 +1,329 @@
+"""Finds a Triton on this machine, prepares it, runs it. stdlib only.
+
+Three places: `tritonserver` on the PATH, /opt/tritonserver of NVIDIA's containers, or the wheel `nvidia-pytriton`,
+which carries the server and Python stubs for several Python versions, but not where the server looks for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import masklet
+from masklet.backends.triton_tensors import MODEL
+from masklet.errors import BackendUnavailable, ConfigError
+
+_CONTAINER = Path("/opt/tritonserver")
+_STUB = "triton_python_backend_stub"
+_EXECUTABLE = 0o755
+_REGION = "/dev/shm/triton_python_backend_shm_region_"
+_POLL_S = 0.1
+_KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_CPU_KIND, _GPU_KIND = "kind: KIND_CPU", "kind: KIND_GPU"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A Triton that can be run.
+
+    Attributes:
+        binary: the server.
+        backends: folder with the backend `python`.
+        libraries: folders the dynamic loader has to look into as well.
+    """
+
+    binary: Path
+    backends: Path
+    libraries: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TritonOptions:
+    """How to run it.
+
+    Attributes:
+        host: address to listen on; Triton has no authentication, so keep it off public networks.
+        grpc_port: 0: any free one; so are the others.
+        http_port: HTTP.
+        metrics_port: Prometheus metrics.
+        exit_timeout_s: after SIGTERM, how long open sequences are served.
+        shm_bytes: shared memory between the server and the Python model, to start with; it grows.
+        gpu: run the model on the GPU (KIND_GPU).
+        environment: settings of the model, MASKLET_*.
+        repository: model repository; None: the one beside this package.
+        log: where the server's output goes; None: this process's own.
+    """
+
+    host: str = "127.0.0.1"
+    grpc_port: int = 0
+    http_port: int = 0
+    metrics_port: int = 0
+    exit_timeout_s: int = 30
+    shm_bytes: int = 64 * 1024 * 1024
+    gpu: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+    repository: Path | None = None
+    log: Path | None = None
+
+
+def find_triton(cache: Path | None = None) -> Installation:
+    """The Triton to run; of the wheel, with a copy of its Python backend in `cache` (None: the user's).
+
+    Raises:
+        ConfigError: there is none, or the wheel has no stub for this Python.
+    """
+    on_path = shutil.which("tritonserver")
+    roots = ([Path(on_path).resolve().parent.parent] if on_path else []) + [_CONTAINER]
+    for root in roots:
+        if (root / "bin" / "tritonserver").is_file() and (root / "backends" / "python").is_dir():
+            return Installation(root / "bin" / "tritonserver", root / "backends", (root / "lib",))
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "no Triton found: neither tritonserver on the PATH, nor /opt/tritonserver, nor the wheel "
+            "(pip install --no-deps nvidia-pytriton==0.7.0; Linux on x86-64)"
+        )
+    return _prepare_wheel(Path(spec.submodule_search_locations[0]), cache or _user_cache())
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "masklet"
+
+
+def _prepare_wheel(package: Path, cache: Path) -> Installation:
+    server = package / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / _STUB
+    binary = server / "bin" / "tritonserver"
+    if not stub.is_file() or not binary.is_file():
+        raise ConfigError(f"{server} holds no server, or no stub for Python {version}")
+    name = hashlib.sha256(f"{stub} {stub.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+    backends = cache / f"triton-{version}-{name}"
+    if not backends.is_dir():
+        _copy_backend(server / "backends" / "python", stub, backends)
+    if not os.access(binary, os.X_OK):
+        binary.chmod(_EXECUTABLE)
+    return Installation(binary, backends, (package.parent / "nvidia_pytriton.libs",))
+
+
+def _copy_backend(source: Path, stub: Path, target: Path) -> None:
+    """Made aside and renamed, so that two processes may do it at a time and none sees half of it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as made:
+        folder = Path(made) / "backends"
+        shutil.copytree(source, folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(stub, folder / "python" / _STUB)
+        (folder / "python" / _STUB).chmod(_EXECUTABLE)
+        with contextlib.suppress(OSError):  # another process was first
+            folder.rename(target)
+
+
+def default_repository() -> Path:
+    """`model_repo` of the source tree this package runs from. Raises ConfigError if there is none."""
+    repository = Path(masklet.__file__).resolve().parents[2] / "model_repo"
+    if not repository.is_dir():
+        raise ConfigError(f"no model repository at {repository}; name it with --model-repository")
+    return repository
+
+
+class TritonServer:
+    """A Triton process with our model: entering starts it, leaving stops it. Starts and stops block.
+
+    Call it from the main thread: the process is ended by the kernel when the thread that started it ends.
+
+    Args:
+        options: how to run it.
+        installation: which; None: `find_triton`.
+
+    Attributes:
+        grpc_port: once entered; so are the others.
+        http_port: once entered.
+        metrics_port: once entered.
+    """
+
+    def __init__(self, options: TritonOptions, installation: Installation | None = None) -> None:
+        self._options = options
+        self._installation = installation
+        self.grpc_port, self.http_port, self.metrics_port = options.grpc_port, options.http_port, options.metrics_port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._regions: set[Path] = set()
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start the process; `wait_ready` waits for its model. Raises ConfigError."""
+        options = self._options
+        with contextlib.ExitStack() as stack:
+            installation = self._installation or find_triton()
+            asked = (options.grpc_port, options.http_port, options.metrics_port)
+            self.grpc_port, self.http_port, self.metrics_port = free_ports(options.host, asked)
+            repository = stack.enter_context(_repository(options))
+            log = stack.enter_context(options.log.open("ab")) if options.log else None
+            self._start(installation, repository, log)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop it: SIGTERM, and SIGKILL if that does not help."""
+        self.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(self._options.exit_timeout_s + _KILL_AFTER_S)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        for region in self._regions:  # left behind by a server that did not end by itself, or not in time
+            region.unlink(missing_ok=True)
+        self._stack.close()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The process, once entered."""
+        assert self._process is not None, "not entered"
+        return self._process
+
+    @property
+    def endpoint(self) -> str:
+        """host:port of gRPC, for the backend."""
+        return f"{self._options.host}:{self.grpc_port}"
+
+    def signal(self, number: int) -> None:
+        """Pass a signal on; a process that has ended gets none."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def is_ready(self) -> bool:
+        """Whether the model answers."""
+        url = f"http://{self._options.host}:{self.http_port}/v2/models/{MODEL}/ready"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Raises BackendUnavailable if the process ends, or is not ready in time."""
+        deadline = time.monotonic() + timeout_s
+        while not self.is_ready():
+            if (status := self.process.poll()) is not None:
+                raise BackendUnavailable(f"Triton ended with status {status} before it was ready{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise BackendUnavailable(f"Triton was not ready within {timeout_s:g} s{self._last_words()}")
+            time.sleep(_POLL_S)
+        self._regions = _shared_regions(self.process.pid)
+
+    def _last_words(self) -> str:
+        if self._options.log is None:
+            return ""
+        lines = self._options.log.read_text(errors="replace").splitlines()
+        errors = [line for line in lines if "error" in line.lower()]
+        return "; its log says:\n" + "\n".join((errors or lines)[-5:])
+
+    def _start(self, installation: Installation, repository: Path, log: IO[bytes] | None) -> None:
+        self._process = subprocess.Popen(
+            [str(installation.binary), *self._flags(installation, repository)],
+            env=_environment(installation, self._options.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+            start_new_session=True,  # Ctrl-C on a terminal reaches this process alone, which passes it on once
+            preexec_fn=_die_with_parent,
+        )
+
+    def _flags(self, installation: Installation, repository: Path) -> list[str]:
+        options = self._options
+        values = {
+            "model-repository": repository,
+            "backend-directory": installation.backends,
+            "model-control-mode": "explicit",
+            "load-model": MODEL,
+            "disable-auto-complete-config": None,
+            "exit-timeout-secs": options.exit_timeout_s,
+            "grpc-address": options.host,
+            "grpc-port": self.grpc_port,
+            "http-address": options.host,
+            "http-port": self.http_port,
+            "metrics-address": options.host,
+            "metrics-port": self.metrics_port,
+            "backend-config": f"python,shm-default-byte-size={options.shm_bytes}",
+        }
+        return [f"--{name}" if value is None else f"--{name}={value}" for name, value in values.items()]
+
+
+@contextlib.contextmanager
+def _repository(options: TritonOptions) -> Iterator[Path]:
+    """The model repository; for a GPU a copy that says so."""
+    repository = options.repository or default_repository()
+    described = repository / MODEL / "config.pbtxt"
+    if not described.is_file():
+        raise ConfigError(f"{repository} is no model repository: it has no {MODEL}/config.pbtxt")
+    if not options.gpu:
+        yield repository
+        return
+    with tempfile.TemporaryDirectory(prefix="masklet-triton-") as made:
+        copy = Path(made) / MODEL
+        shutil.copytree(repository / MODEL, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / "config.pbtxt").write_text(described.read_text().replace(_CPU_KIND, _GPU_KIND))
+        yield Path(made)
+
+
+def _shared_regions(pid: int) -> set[Path]:
+    """Shared memory between the server and its Python models, which outlives them unless they end in peace."""
+    words = (line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+    return {Path(line[5]) for line in words if len(line) == 6 and line[5].startswith(_REGION)}
+
+
+def _environment(installation: Installation, settings: Mapping[str, str]) -> dict[str, str]:
+    """Ours, with what the model needs: this Python's library, masklet and its dependencies, settings.
+
+    The wheel's stubs ignore PYTHONPATH and take the modules of the first python3 on the PATH; containers' heed it.
+    """
+    libraries = [*map(str, installation.libraries), str(sysconfig.get_config_var("LIBDIR"))]
+    package_root = str(Path(masklet.__file__).resolve().parent.parent)  # an editable install is in no site-packages
+    modules = dict.fromkeys([package_root, sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    return {
+        **os.environ,
+        "PATH": _joined([str(Path(sys.executable).parent)], "PATH"),
+        "LD_LIBRARY_PATH": _joined(libraries, "LD_LIBRARY_PATH"),
+        "PYTHONPATH": _joined(modules, "PYTHONPATH"),
+        **settings,
+    }
+
+
+def _joined(folders: list[str] | dict[str, None], variable: str) -> str:
+    return os.pathsep.join([*folders, *filter(None, [os.environ.get(variable)])])
+
+
+def free_ports(host: str, asked: tuple[int, ...]) -> list[int]:
+    """The ports asked for, free ones in place of zeros."""
+    with contextlib.ExitStack() as stack:  # all held at a time, so that they differ
+        return [port or _free_port(host, stack) for port in asked]
+
+
+def _free_port(host: str, stack: contextlib.ExitStack) -> int:
+    probe = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+    probe.bind((host, 0))
+    return int(probe.getsockname()[1])
+
+
+def _die_with_parent() -> None:
+    """Also when this process is killed: a server left behind would keep its ports and memory."""
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)

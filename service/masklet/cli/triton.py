@@ -1,0 +1,102 @@
+"""`masklet triton`: run a Triton with the model until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from masklet.backends.triton_server import TritonOptions, TritonServer
+from masklet.config_file import config_keys
+
+_FLAGS = {
+    "--variant": "model.variant",
+    "--weights": "model.weights",
+    "--seed": "model.seed",
+    "--device": "model.device",
+    "--precision": "model.precision",
+    "--memory-precision": "model.memory_precision",
+    "--input-size": "model.input_size",
+    "--threads": "model.threads",
+    "--max-sessions": "triton.max_sessions",
+    "--idle-timeout": "triton.idle_timeout_s",
+}
+_DESCRIPTION = """\
+Run NVIDIA Triton with masklet's model: the one on the PATH, of /opt/tritonserver, or of the wheel
+(pip install --no-deps nvidia-pytriton==0.7.0). Serve it with `masklet serve --backend triton --triton HOST:PORT`.
+
+Triton has no authentication: keep it on the loopback or a private network."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the `triton` command."""
+    parser = subparsers.add_parser(
+        "triton",
+        help="run a Triton with the model, for serve --backend triton",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+        text = f"{name} port; 0: any free one (default: %(default)s)"
+        parser.add_argument(f"--{name}-port", type=int, default=port, metavar="N", help=text)
+    parser.add_argument(
+        "--exit-timeout", type=int, default=30, metavar="S", help="after SIGTERM (default: %(default)s)"
+    )
+    parser.add_argument("--ready-timeout", type=float, default=300, metavar="S", help="default: %(default)s")
+    parser.add_argument(
+        "--shm-mib", type=int, default=64, metavar="N", help="Triton's own, to begin with (default: 64)"
+    )
+    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: model_repo of the source tree")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="where Triton's log goes (default: here)")
+    group = parser.add_argument_group("model; also MASKLET_MODEL_VARIANT and so on in the environment")
+    for flag, key in _FLAGS.items():
+        text = config_keys()[key].summary.replace("%", "%%")
+        group.add_argument(flag, dest=key, default=argparse.SUPPRESS, metavar="X", help=text)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it; its exit status. Raises ConfigError or BackendUnavailable."""
+    with TritonServer(_options(args)) as server, _passing_on(server):
+        server.wait_ready(args.ready_timeout)
+        where = f"http={args.host}:{server.http_port} metrics={args.host}:{server.metrics_port}"
+        print(f"triton ready grpc={server.endpoint} {where}", flush=True)
+        return server.process.wait()
+
+
+def _options(args: argparse.Namespace) -> TritonOptions:
+    given = {key: str(value) for key, value in vars(args).items() if key in config_keys()}
+    if weights := given.get("model.weights"):
+        given["model.weights"] = str(Path(weights).resolve())
+    return TritonOptions(
+        host=args.host,
+        grpc_port=args.grpc_port,
+        http_port=args.http_port,
+        metrics_port=args.metrics_port,
+        exit_timeout_s=args.exit_timeout,
+        shm_bytes=args.shm_mib * 1024 * 1024,
+        gpu=given.get("model.device", "").startswith("cuda"),
+        environment={config_keys()[key].variable: value for key, value in given.items()},
+        repository=args.model_repository,
+        log=args.log,
+    )
+
+
+@contextmanager
+def _passing_on(server: TritonServer) -> Iterator[None]:
+    """SIGTERM and Ctrl-C go to Triton, which drains; this process ends when it does."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        server.signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, was in before.items():
+            signal.signal(number, was)
