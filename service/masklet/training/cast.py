@@ -100,7 +100,7 @@ class Casting:
         """A smaller sprite that swings about a point of the body."""
         random = self.random
         share = random.uniform(*_LIMB_SHARE)
-        colours = colour_range(body) if random.random() < 0.5 else self.scenery
+        colours = colour_range(body) if random.random() < 0.75 else self.scenery
         image = draw_sprite(random, self.assets, area_px=share * body.width * body.height * 0.5, scenery=colours)
         hinge = np.asarray([random.uniform(-0.2, 0.2) * image.width, 0.4 * image.height])
         at = _point_on(random, body)

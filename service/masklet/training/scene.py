@@ -52,7 +52,7 @@ class SyntheticSettings:
     occluder: float = 0.4
     excursion: float = 0.15
     wobble: float = 0.5
-    limbs: float = 0.35
+    limbs: float = 0.25
     part: float = 0.2
     skin: float = 0.12
     shadow: float = 0.3

@@ -10,15 +10,20 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from masklet.types import FloatArray, ImageArray, IntArray
 
 _SMOOTHING_PX = 1.2
 _REGIONS = 14
 _MIN_SHARE, _MAX_SHARE = 0.008, 0.45
-_CLEAR_SLOPE, _CLEAR_SHARE = 34.0, 0.7
+_CLEAR_SLOPE, _CLEAR_SHARE = 50.0, 0.65
 _AREA_WEIGHT, _FLAT_COST, _EDGE_COST = 0.6, 25.0, 8.0
-_BASIN_PX = 13
+_BASIN_SMOOTHING_PX = 1.5
+_PAIRINGS = 2
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 _OPPONENT = np.asarray([[0.3, 0.59, 0.11], [0.5, -0.5, 0.0], [0.25, 0.25, -0.5]], np.float32)
 
 
@@ -35,33 +40,40 @@ def segment(photo: ImageArray, *, regions: int = _REGIONS) -> ImageArray:
     colour = ndimage.gaussian_filter(photo.astype(np.float32) @ _OPPONENT.T, (_SMOOTHING_PX, _SMOOTHING_PX, 0))
     slope = np.sqrt(sum(ndimage.sobel(colour, axis) ** 2 for axis in (0, 1)).sum(-1))
     basins = _watershed(slope)
+    for _ in range(_PAIRINGS):
+        basins = _paired(basins, colour, slope)
     merged = _Merger(basins, colour, slope).merge(regions)
     return _distinct(_smooth(merged), slope)
 
 
 def _watershed(slope: FloatArray) -> IntArray:
-    """One basin per spot flatter than everything within six pixels: [H, W], from 0."""
-    height = np.minimum(slope, 255).astype(np.uint8)
-    wide = ndimage.gaussian_filter(slope, 1.0)
-    minima = wide <= ndimage.minimum_filter(wide, _BASIN_PX)
-    seeds, _ = ndimage.label(minima, np.ones((3, 3)))
-    flooded = ndimage.watershed_ift(height, seeds.astype(np.int32))
-    return np.asarray(np.maximum(flooded - 1, 0), np.int32)
+    """Where a drop of water that falls on the slope would end up: [H, W] basin numbers, from 0.
+
+    Every pixel points at its lowest neighbour; following the pointers to the end doubles the step each time.
+    """
+    height, width = slope.shape
+    smooth = np.pad(ndimage.gaussian_filter(slope, _BASIN_SMOOTHING_PX), 1, constant_values=np.inf)
+    steps = [(y, x) for y in (0, -1, 1) for x in (0, -1, 1)]
+    around = np.stack([smooth[1 + y : 1 + y + height, 1 + x : 1 + x + width] for y, x in steps])
+    offsets = np.asarray([y * width + x for y, x in steps])
+    lowest = np.arange(height * width) + offsets[around.argmin(axis=0)].ravel()
+    while not np.array_equal(lowest, further := lowest[lowest]):
+        lowest = further
+    return np.unique(lowest, return_inverse=True)[1].reshape(slope.shape).astype(np.int32)
 
 
 class _Merger:
     """Regions and what they cost to join, cheapest first."""
 
     def __init__(self, basins: IntArray, colour: FloatArray, slope: FloatArray) -> None:
-        flat = basins.ravel()
-        count = int(flat.max()) + 1
-        area = np.bincount(flat, minlength=count)
-        sums = [np.bincount(flat, colour[..., c].ravel(), count) for c in range(3)]
+        area, means = _means(basins, colour)
         self._basins = basins
         self._area: list[float] = area.astype(float).tolist()
-        self._colour: list[list[float]] = (np.stack(sums, -1) / np.maximum(area, 1)[:, None]).tolist()
-        self._parent = np.arange(count)
-        self._edges = _boundaries(basins, slope, count)
+        self._colour: list[list[float]] = means.tolist()
+        self._parent = np.arange(len(area))
+        self._edges: list[dict[int, tuple[float, float]]] = [{} for _ in area]
+        for a, b, length, strength in zip(*(column.tolist() for column in _borders(basins, slope)), strict=True):
+            self._edges[a][b] = self._edges[b][a] = (float(length), strength)
 
     def merge(self, regions: int) -> IntArray:
         """Join the cheapest pair until `regions` are left: [H, W] region numbers."""
@@ -111,22 +123,45 @@ class _Merger:
         return np.asarray(np.unique(parent, return_inverse=True)[1][self._basins], np.int32)
 
 
-def _boundaries(basins: IntArray, slope: FloatArray, count: int) -> list[dict[int, tuple[float, float]]]:
-    """For each region its neighbours, with the length of the common boundary and the summed slope along it."""
-    keys: list[npt.NDArray[np.int64]] = []
+def _means(regions: IntArray, colour: FloatArray) -> tuple[Counts, Floats]:
+    """Area [R] and mean colour [R, 3] of every region."""
+    flat = regions.ravel()
+    area = np.bincount(flat)
+    sums = [np.bincount(flat, colour[..., c].ravel()) for c in range(3)]
+    return area, np.stack(sums, -1) / np.maximum(area, 1)[:, None]
+
+
+def _borders(regions: IntArray, slope: FloatArray) -> tuple[Counts, Counts, Counts, Floats]:
+    """Pairs of neighbours, a < b, the length of their border and the summed slope along it: four times [E]."""
+    count = int(regions.max()) + 1
+    keys: list[Counts] = []
     slopes: list[FloatArray] = []
     for near, far in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        a, b = basins[near].astype(np.int64), basins[far].astype(np.int64)
+        a, b = regions[near].astype(np.int64), regions[far].astype(np.int64)
         differ = a != b
         keys.append((np.minimum(a, b) * count + np.maximum(a, b))[differ])
         slopes.append(np.maximum(slope[near], slope[far])[differ])
     pairs, index = np.unique(np.concatenate(keys), return_inverse=True)
-    lengths, strengths = np.bincount(index), np.bincount(index, np.concatenate(slopes))
-    edges: list[dict[int, tuple[float, float]]] = [{} for _ in range(count)]
-    for pair, length, strength in zip(pairs.tolist(), lengths.tolist(), strengths.tolist(), strict=True):
-        a, b = divmod(pair, count)
-        edges[a][b] = edges[b][a] = (float(length), strength)
-    return edges
+    strengths = np.asarray(np.bincount(index, np.concatenate(slopes)), np.float64)
+    return pairs // count, pairs % count, np.asarray(np.bincount(index), np.int64), strengths
+
+
+def _paired(regions: IntArray, colour: FloatArray, slope: FloatArray) -> IntArray:
+    """Join every region with the neighbour most like it, all at once: far fewer are left for the careful merger."""
+    a, b, length, strength = _borders(regions, slope)
+    if not len(a):
+        return regions
+    means = _means(regions, colour)[1]
+    cost = (((means[a] - means[b]) ** 2).sum(-1) + _FLAT_COST) * (_EDGE_COST + strength / length)
+    order = np.argsort(-cost, kind="stable")
+    nearest = np.arange(len(means))
+    nearest[a[order]] = b[order]
+    cheapest = np.full(len(means), np.inf)
+    np.minimum.at(cheapest, a, cost)
+    better = order[cost[order] <= cheapest[b[order]]]
+    nearest[b[better]] = a[better]
+    graph = coo_array((np.ones(len(means)), (np.arange(len(means)), nearest)), shape=(len(means), len(means)))
+    return np.asarray(connected_components(graph, directed=False)[1][regions], np.int32)
 
 
 def _smooth(regions: IntArray) -> IntArray:
