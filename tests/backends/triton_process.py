@@ -6,15 +6,11 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from masklet.backends.triton_server import TritonOptions, TritonServer
+from masklet.backends.triton_server import TritonOptions, TritonServer, model_environment
 from masklet.config import ModelConfig
 
 # As small as a published variant gets; Triton's process knows nothing of variants that tests make up.
 CONFIG = ModelConfig(variant="sam2.1_hiera_tiny", input_size=64, device="cpu", precision="float32", threads=1)
-ENVIRONMENT = {
-    f"MASKLET_MODEL_{name.upper()}": str(getattr(CONFIG, name))
-    for name in ("variant", "input_size", "device", "precision", "threads")
-}
 READY_S = 90.0
 EXIT_S = 10
 
@@ -24,7 +20,7 @@ _RUNNING: list[TritonServer] = []
 
 def options(folder: Path, **changes: object) -> TritonOptions:
     """How tests run Triton: free ports, the log in `folder`."""
-    given = {"environment": ENVIRONMENT, "exit_timeout_s": EXIT_S, "log": folder / "triton.log"} | changes
+    given = {"environment": model_environment(CONFIG), "exit_timeout_s": EXIT_S, "log": folder / "triton.log"} | changes
     return TritonOptions(**given)  # type: ignore[arg-type]
 
 

@@ -7,11 +7,11 @@ import logging
 import os
 from typing import Any
 
-import numpy as np
+import torch
 import triton_python_backend_utils as pb_utils
 
 from masklet.backends.triton_model import Arrival, TritonModel, load_model, model_config, parameters_of
-from masklet.backends.triton_tensors import ANSWER, CALL, FRAME
+from masklet.backends.triton_tensors import ANSWER, CALL
 from masklet.errors import MaskletError
 
 
@@ -43,12 +43,14 @@ class TritonPythonModel:
 
 
 def _arrival(request: Any) -> Arrival:
-    call, frame = (pb_utils.get_input_tensor_by_name(request, spec.name) for spec in (CALL, FRAME))
-    return Arrival(str(request.correlation_id()), call.as_numpy().item(), frame.as_numpy().item())
+    # Through DLPack: stubs built before numpy 2, as the wheel's are, hand over numpy arrays with wrong strides.
+    call = torch.from_dlpack(pb_utils.get_input_tensor_by_name(request, CALL.name).to_dlpack())
+    return Arrival(str(request.correlation_id()), memoryview(call.cpu().reshape(-1).numpy()))
 
 
 def _tensor(answer: bytes) -> Any:
-    return pb_utils.Tensor(ANSWER.name, np.array([[answer]], np.object_))
+    content = torch.frombuffer(bytearray(answer), dtype=torch.uint8).reshape(1, -1)
+    return pb_utils.Tensor.from_dlpack(ANSWER.name, torch.to_dlpack(content))
 
 
 class _Gauges:
@@ -56,10 +58,11 @@ class _Gauges:
 
     def __init__(self, labels: dict[str, str]) -> None:
         self._labels = labels
+        self._families: list[Any] = []  # Triton needs them to outlive their metrics
         self._sessions = self._single("masklet_triton_sessions", "Memory banks held.")
         self._bytes = self._single("masklet_triton_bank_bytes", "Bytes of all memory banks.")
         self._reaped = self._single("masklet_triton_reaped_sessions", "Sessions forgotten because idle.")
-        self._batches = _family("masklet_triton_batches", "Engine batches so far, by number of streams in them.")
+        self._batches = self._family("masklet_triton_batches", "Engine batches so far, by number of streams in them.")
         self._by_size: dict[int, Any] = {}
 
     def show(self, model: TritonModel) -> None:
@@ -74,8 +77,9 @@ class _Gauges:
             self._by_size[size].set(count)
 
     def _single(self, name: str, description: str) -> Any:
-        return _family(name, description).Metric(labels=self._labels)
+        return self._family(name, description).Metric(labels=self._labels)
 
-
-def _family(name: str, description: str) -> Any:
-    return pb_utils.MetricFamily(name=name, description=description, kind=pb_utils.MetricFamily.GAUGE)
+    def _family(self, name: str, description: str) -> Any:
+        kind = pb_utils.MetricFamily.GAUGE
+        self._families.append(pb_utils.MetricFamily(name=name, description=description, kind=kind))
+        return self._families[-1]

@@ -21,13 +21,15 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import masklet
 from masklet.backends.triton_tensors import MODEL
+from masklet.config import ModelConfig
+from masklet.config_file import config_keys
 from masklet.errors import BackendUnavailable, ConfigError
 
 _CONTAINER = Path("/opt/tritonserver")
@@ -134,6 +136,11 @@ def _copy_backend(source: Path, stub: Path, target: Path) -> None:
         (folder / "python" / _STUB).chmod(_EXECUTABLE)
         with contextlib.suppress(OSError):  # another process was first
             folder.rename(target)
+
+
+def model_environment(model: ModelConfig) -> dict[str, str]:
+    """The settings of `TritonOptions.environment` that make Triton's model run this configuration."""
+    return {config_keys()[f"model.{name}"].variable: str(value) for name, value in asdict(model).items()}
 
 
 def default_repository() -> Path:

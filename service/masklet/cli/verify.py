@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 from masklet.backends.base import Backend
+from masklet.backends.triton_server import TritonOptions, TritonServer, model_environment
 from masklet.config import ModelConfig
-from masklet.errors import MaskletError
+from masklet.errors import ConfigError, MaskletError
+from masklet.types import ModelDescription
 from masklet.verification.replay import Differences, ObservedBackend, Replay
 from masklet.verification.scenario import Scenario, find_scenarios, read_scenario, write_weights
 
 TOLERANCES = Differences(logits=0.02, object_score=0.002, pointer=0.001)
+_READY_S = 120.0
 _HEADER = f"{'scenario':<52} {'frames':>6} {'logits':>9} {'score':>9} {'pointer':>9} {'s':>6}  verdict"
 
 
@@ -29,7 +35,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "Exits 1 if a scenario is out of tolerance.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of scenarios (.json with .npz)")
-    parser.add_argument("--backend", choices=["embedded"], default="embedded", help="what computes (default: embedded)")
+    choices = ("embedded", "triton")
+    parser.add_argument("--backend", choices=choices, default="embedded", help="what computes (default: embedded)")
+    text = "a Triton that runs the scenarios' model and weights (default: start one for each scenario)"
+    parser.add_argument("--triton", metavar="HOST:PORT", help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
     parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
     parser.set_defaults(run=run)
@@ -63,18 +72,49 @@ async def _verify(path: Path, args: argparse.Namespace, folder: Path) -> bool:
     return passed
 
 
-def _backend(scenario: Scenario, args: argparse.Namespace, folder: Path) -> Backend:
+@asynccontextmanager
+async def _backend(scenario: Scenario, args: argparse.Namespace, folder: Path) -> AsyncIterator[Backend]:
+    config = ModelConfig(
+        variant=scenario.variant,
+        weights=str(write_weights(scenario, folder)),
+        input_size=scenario.image_size,
+        device=args.device,
+        precision=args.precision,
+    )
+    async with _embedded(config) if args.backend == "embedded" else _triton(config, args.triton, folder) as backend:
+        yield backend
+
+
+def _embedded(config: ModelConfig) -> Backend:
     from masklet.backends.embedded import EmbeddedBackend
 
-    return EmbeddedBackend(
-        ModelConfig(
-            variant=scenario.variant,
-            weights=str(write_weights(scenario, folder)),
-            input_size=scenario.image_size,
-            device=args.device,
-            precision=args.precision,
-        )
-    )
+    return EmbeddedBackend(config)
+
+
+@asynccontextmanager
+async def _triton(config: ModelConfig, endpoint: str | None, folder: Path) -> AsyncIterator[Backend]:
+    """Over a Triton of the scenario's own, unless `endpoint` names one."""
+    from masklet.backends.triton import TritonBackend
+
+    with ExitStack() as stack:
+        if endpoint is None:
+            options = TritonOptions(
+                gpu=config.device.startswith("cuda"), environment=model_environment(config), log=folder / "triton.log"
+            )
+            server = stack.enter_context(TritonServer(options))
+            server.wait_ready(_READY_S)
+        async with TritonBackend(endpoint or server.endpoint) as backend:
+            if endpoint:
+                _check_model(backend.describe(), config)
+            yield backend
+
+
+def _check_model(found: ModelDescription, config: ModelConfig) -> None:
+    with open(config.weights, "rb") as weights:
+        wanted = (config.variant, config.input_size, hashlib.file_digest(weights, "sha256").hexdigest())
+    if (found.model, found.input_size, found.weights_sha256) != wanted:
+        runs = f"{found.model} at {found.input_size} px, weights {found.weights_sha256[:12] or 'random'}"
+        raise ConfigError(f"that Triton runs {runs}; wanted: {wanted[0]} at {wanted[1]} px, weights {wanted[2][:12]}")
 
 
 def _inside(found: Differences) -> bool:
