@@ -18,7 +18,7 @@ from masklet.types import Size
 
 _PROCEDURAL_SHARE = 0.12
 _RECOLOURED_SHARE = 0.5
-_SMALLEST_REGION = 0.01
+_SMALLEST_REGION, _LARGEST_REGION = 0.01, 0.5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,9 +95,9 @@ def _film(random: np.random.Generator, assets: AssetBank, frames: int, size: Siz
 
 
 def _chosen(random: np.random.Generator, regions: Image.Image, settings: SyntheticSettings) -> tuple[int, ...]:
-    """Some of the regions that are large enough."""
+    """Some of the regions that are neither tiny nor most of the picture."""
     share = np.bincount(np.asarray(regions).ravel(), minlength=2) / (regions.width * regions.height)
-    fit = [number for number in range(1, len(share)) if share[number] > _SMALLEST_REGION]
+    fit = [number for number in range(1, len(share)) if _SMALLEST_REGION < share[number] < _LARGEST_REGION]
     wanted = min(int(random.integers(1, settings.max_objects + 1)), len(fit))
     return tuple(int(number) for number in random.choice(fit, wanted, replace=False)) if wanted else ()
 

@@ -141,7 +141,7 @@ def recoloured(random: np.random.Generator, picture: Image.Image, scenery: Range
         new_mean = mean + (scenery[0] - mean) * share
         gain = (spread + (scenery[1] - spread) * share * 0.6) / spread
     else:
-        new_mean = np.clip(mean + random.normal(0, 25, 3), 20, 235)
+        new_mean = np.clip(mean + random.normal(0, 25, 3), 30, 210)
         gain = random.uniform(0.6, 1.3) * random.uniform(0.85, 1.15, 3)
     gain = np.clip(gain, 0.4, 1.8)
     shift = new_mean - gain * mean
