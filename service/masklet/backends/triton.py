@@ -58,7 +58,7 @@ class _Owned:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-class _NotStarted(BackendError):
+class _NotStarted(Exception):  # not of the error tree: nobody outside sees it
     """Triton has no such sequence: it was never started there, or was idle for too long. The model may know it."""
 
 
@@ -279,7 +279,7 @@ class TritonBackend:
             started = True
             answer = await self._infer(session_id, call, start=True, end=end)
         if answer.error and started and not end:
-            with suppress(BackendError):  # nothing lives in the sequence just started
+            with suppress(BackendError, _NotStarted):  # nothing lives in the sequence just started
                 await self._infer(session_id, Call(Operation.STAT), end=True)
         return _accepted(answer)
 
@@ -324,7 +324,7 @@ def _accepted(answer: Answer) -> Answer:
     return answer
 
 
-def _translated(error: InferenceServerException, endpoint: str) -> BackendError:
+def _translated(error: InferenceServerException, endpoint: str) -> Exception:
     """Triton's own errors, which are not the model's."""
     status = str(error.status()).removeprefix("StatusCode.")
     message = str(error.message())

@@ -1,0 +1,226 @@
+"""The Triton backend over a real Triton: owners, cancellation, batches, transports, death."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.backends.contract import SETTINGS, click, frame
+from tests.backends.triton_process import CONFIG, READY_S, options, running_triton
+
+from masklet.backends import triton_frames
+from masklet.backends.base import Backend
+from masklet.backends.embedded import EmbeddedBackend
+from masklet.backends.triton import TritonBackend
+from masklet.backends.triton_server import TritonServer
+from masklet.errors import BackendError, BackendUnavailable, ConfigError, SessionStateLost, SessionSuperseded
+from masklet.types import StepRequest, StepResult
+
+pytestmark = pytest.mark.triton
+NOBODY = "127.0.0.1:9"  # the discard port: nothing listens
+
+
+@pytest.fixture
+async def backend() -> AsyncIterator[TritonBackend]:
+    async with TritonBackend(running_triton().endpoint) as entered:
+        yield entered
+
+
+def with_logits(seq: int, *prompts) -> StepRequest:
+    return StepRequest(seq, frame(seq).image, prompts, with_logits=True, with_pointers=True)
+
+
+async def three_frames(backend: Backend, name: str) -> list[StepResult]:
+    await backend.open(name, SETTINGS)
+    requests = [with_logits(1, click(), click(2, 40, 10)), with_logits(2), with_logits(3)]
+    return [await backend.step(name, request) for request in requests]
+
+
+def numbers(results: list[StepResult]) -> list[object]:
+    """All that is in them, to be compared exactly."""
+    return [
+        (o.object_id, o.object_score, o.predicted_iou, o.mask.tobytes(), o.logits.tobytes(), o.pointer.tobytes())
+        for result in results
+        for o in result.objects
+    ]
+
+
+async def test_answers_equal_the_embedded_engine_s_bit_for_bit(backend):
+    async with EmbeddedBackend(CONFIG) as embedded:
+        assert numbers(await three_frames(backend, "same")) == numbers(await three_frames(embedded, "same"))
+        assert backend.describe().weights_sha256 == embedded.describe().weights_sha256
+
+
+async def test_a_state_moves_between_embedded_and_triton(backend):
+    async with EmbeddedBackend(CONFIG) as embedded:
+        await three_frames(backend, "here")
+        await embedded.import_state("there", await backend.export_state("here"))
+        there = await embedded.step("there", with_logits(4))
+        assert numbers([await backend.step("here", with_logits(4))]) == numbers([there])
+
+
+async def test_it_says_what_runs(backend):
+    found = backend.describe()
+    assert (found.model, found.backend, found.device, found.input_size) == (CONFIG.variant, "triton", "cpu", 64)
+    assert backend.facts.max_sessions == 256
+
+
+@pytest.mark.parametrize("transport", ["raw", "shm", "auto"])
+async def test_lossless_transports_give_the_same_answers(backend, transport):
+    async with TritonBackend(running_triton().endpoint, transport=transport) as other:
+        assert numbers(await three_frames(other, transport)) == numbers(await three_frames(backend, "reference"))
+
+
+async def test_jpeg_is_lossy_but_close():
+    async with TritonBackend(running_triton().endpoint, transport="jpeg") as backend:
+        assert [len(result.objects) for result in await three_frames(backend, "jpeg")] == [2, 2, 2]
+
+
+async def test_frames_go_raw_where_memory_is_not_shared(backend, tmp_path, monkeypatch):
+    shared = numbers(await three_frames(backend, "shared"))
+    monkeypatch.setattr(triton_frames, "SHARED_MEMORY", tmp_path)  # Triton does not look there
+    async with TritonBackend(running_triton().endpoint) as other:
+        assert numbers(await three_frames(other, "raw")) == shared
+        assert not list(tmp_path.iterdir())
+
+
+async def test_memory_that_must_be_shared_but_is_not_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_frames, "SHARED_MEMORY", tmp_path)
+    with pytest.raises(ConfigError, match=r"'shm', but .* does not see this host's shared memory"):
+        await TritonBackend(running_triton().endpoint, transport="shm").__aenter__()
+
+
+async def test_nothing_is_left_in_shared_memory(tmp_path, backend):
+    await three_frames(backend, "left")
+    ours = set(backend._slots._free)
+    assert ours
+    await backend.__aexit__(None, None, None)
+    assert not any((triton_frames.SHARED_MEMORY / slot.name).exists() for slot in ours)
+
+
+async def test_streams_share_batches(backend):
+    names = [f"shared-{number}" for number in range(8)]
+    for name in names:
+        await backend.open(name, SETTINGS)
+    before = backend.stats()
+
+    async def follow(name: str) -> None:
+        for seq in range(1, 7):
+            await backend.step(name, frame(seq, *([click()] if seq == 1 else [])))
+
+    await asyncio.gather(*map(follow, names))
+    batches = backend.stats().batches - before.batches
+    assert backend.stats().batched_steps - before.batched_steps == 48
+    assert batches <= 32, f"48 steps took {batches} batches"
+
+
+async def test_a_higher_epoch_fences_the_owner_of_old(backend):
+    await three_frames(backend, "fenced")
+    async with TritonBackend(running_triton().endpoint) as other:
+        await other.attach("fenced", 2)
+        for call in (backend.step("fenced", frame(4)), backend.export_state("fenced")):
+            with pytest.raises(SessionSuperseded):
+                await call
+        await backend.close("fenced")  # no error, and not the new owner's loss
+        assert len((await other.step("fenced", frame(4))).objects) == 2
+        assert len((await other.step("fenced", frame(5))).objects) == 2
+
+
+async def test_a_session_that_was_disowned_outlives_its_backend():
+    async with TritonBackend(running_triton().endpoint) as first:
+        before = numbers(await three_frames(first, "handed"))
+        first.disown("handed")
+        with pytest.raises(SessionStateLost):
+            await first.step("handed", frame(4))
+    async with TritonBackend(running_triton().endpoint) as second:
+        await second.attach("handed", 2)
+        assert [found[0] for found in numbers([await second.step("handed", with_logits(4))])] == [1, 2]
+        assert before
+
+
+async def test_opening_another_owner_s_session_is_refused_and_does_not_disturb_it(backend):
+    await three_frames(backend, "taken")
+    async with TritonBackend(running_triton().endpoint) as other:
+        with pytest.raises(BackendError, match="already open"):
+            await other.open("taken", SETTINGS)
+        with pytest.raises(SessionStateLost):
+            await other.step("taken", frame(4))
+    assert len((await backend.step("taken", frame(4))).objects) == 2
+
+
+async def test_a_step_whose_waiter_left_is_finished_and_the_next_one_waits(backend):
+    undisturbed = numbers(await three_frames(backend, "undisturbed"))
+    await backend.open("left", SETTINGS)
+    await backend.step("left", with_logits(1, click(), click(2, 40, 10)))
+    leaving = asyncio.create_task(backend.step("left", with_logits(2)))
+    while not backend._sending:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    last = await backend.step("left", with_logits(3))
+    assert leaving.cancelled()
+    assert numbers([last]) == undisturbed[-2:]
+
+
+async def test_a_step_cancelled_before_it_was_sent_is_not_run(backend):
+    await backend.open("queued", SETTINGS)
+    first = asyncio.create_task(backend.step("queued", frame(1)))
+    second = asyncio.create_task(backend.step("queued", frame(2, click())))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([first, second])
+    assert (await backend.step("queued", frame(3))).objects == ()
+
+
+async def test_what_is_held_is_on_triton_s_metrics_port(backend):
+    await three_frames(backend, "measured")
+    url = f"http://127.0.0.1:{running_triton().metrics_port}/metrics"
+    text = (await asyncio.to_thread(urllib.request.urlopen, url, timeout=10)).read().decode()
+    gauges = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("masklet_triton"))
+    labels = '{model="sam2_track",version="1"}'
+    assert float(gauges[f"masklet_triton_sessions{labels}"]) == 1
+    assert float(gauges[f"masklet_triton_bank_bytes{labels}"]) > 0
+    assert float(gauges['masklet_triton_batches{model="sam2_track",streams="1",version="1"}']) >= 3
+
+
+async def test_no_triton_is_said_after_the_time_granted():
+    with pytest.raises(BackendUnavailable, match=r"Triton at 127.0.0.1:9 cannot be used after 0.3 s"):
+        await TritonBackend(NOBODY, connect_timeout_s=0.3).__aenter__()
+
+
+def stub_of(server: TritonServer) -> int:
+    """The process id of the Python model's process."""
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
+    found = {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
+    (stub,) = found | set(map(int, children))
+    return stub
+
+
+@pytest.mark.slow
+async def test_a_dead_model_and_a_dead_triton_are_unavailable(tmp_path):
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(TritonServer(options(tmp_path)))
+        server.wait_ready(READY_S)
+        backend = await TritonBackend(server.endpoint).__aenter__()
+        await three_frames(backend, "doomed")
+        os.kill(stub_of(server), signal.SIGKILL)
+        with pytest.raises(BackendUnavailable, match="not healthy"):
+            await asyncio.wait_for(backend.step("doomed", frame(4)), 30)
+        server.process.kill()
+        with pytest.raises(BackendUnavailable, match="UNAVAILABLE"):
+            await asyncio.wait_for(backend.step("doomed", frame(5)), 30)
+        await asyncio.wait_for(backend.__aexit__(None, None, None), 30)
+    assert not [path for path in server._regions if path.exists()]
+    assert server._regions
+
+
+async def test_results_are_of_the_frame_asked_for(backend):
+    (result,) = (await three_frames(backend, "asked"))[-1:]
+    assert (result.frame_seq, result.objects[0].mask.dtype) == (3, np.dtype(bool))

@@ -1,0 +1,137 @@
+"""A Triton that lies: a server that speaks its protocol and answers with garbage. A clear error, no crash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tests.backends.contract import SETTINGS, click, frame
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from masklet.backends.triton import TritonBackend
+from masklet.backends.triton_messages import Answer
+from masklet.backends.triton_model import Arrival, TritonModel, load_model
+from masklet.config import Config, ModelConfig
+from masklet.errors import BackendError, BackendUnavailable
+from masklet.types import BackendStats, ObjectMask, StepResult
+
+Lie = Callable[[Any], Any]
+STATS = BackendStats(0, 0, 0, 0)
+
+
+class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Answers as our model does until `lie` is set; then with what that makes of the true answer."""
+
+    def __init__(self, model: TritonModel) -> None:
+        self._model = model
+        self.lie: Lie | None = None
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def ModelReady(self, request, context):
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    async def ModelInfer(self, request, context):
+        await self.hold.wait()
+        if isinstance(self.lie, grpc.StatusCode):
+            await context.abort(self.lie, "says the liar")
+        arrival = Arrival(request.parameters["sequence_id"].string_param, request.raw_input_contents[0])
+        answer = response(self._model.execute([arrival])[0])
+        return self.lie(answer) if self.lie else answer
+
+
+def response(content: bytes, *, name: str = "ANSWER", kind: str = "UINT8") -> Any:
+    made = service_pb2.ModelInferResponse(model_name="sam2_track")
+    made.outputs.add(name=name, datatype=kind, shape=[1, len(content)])
+    made.raw_output_contents.append(content)
+    return made
+
+
+@pytest.fixture
+async def liar() -> AsyncIterator[tuple[Liar, TritonBackend]]:
+    config = Config(model=ModelConfig(variant="mini", device="cpu", precision="float32", threads=1))
+    servicer = Liar(load_model(config))
+    server = grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with TritonBackend(f"127.0.0.1:{port}") as backend:
+        await backend.open("s", SETTINGS)
+        await backend.step("s", frame(1, click()))
+        yield servicer, backend
+        servicer.hold.set()
+        servicer.lie = None
+    await server.stop(None)
+
+
+def answering(result: StepResult | None) -> Lie:
+    return lambda _: response(Answer(STATS, result=result).to_bytes())
+
+
+def mask(*shape: int) -> ObjectMask:
+    return ObjectMask(1, np.zeros(shape, bool), 1.0, 1.0)
+
+
+LIES: dict[str, tuple[Lie, str]] = {
+    "nothing": (lambda _: response(b""), "too short"),
+    "noise": (lambda _: response(b"noise" * 100), "no header"),
+    "half": (lambda true: response(true.raw_output_contents[0][:60]), "no header"),
+    "no tensor": (lambda _: service_pb2.ModelInferResponse(), "answered with tensors"),
+    "another tensor": (lambda true: response(b"x", name="MASKS"), "MASKS"),
+    "another type": (lambda true: response(b"x", kind="FP32"), "FP32"),
+    "no result": (answering(None), "without a result"),
+    "another frame": (answering(StepResult(7, ())), "answered frame 7"),
+    "a revision": (answering(StepResult(2, (), revised=True)), "frame 2 was asked for"),
+    "another size": (answering(StepResult(2, (mask(4, 4),))), "masks are"),
+    "one id twice": (answering(StepResult(2, (mask(48, 64), mask(48, 64)))), "ids must rise"),
+}
+
+
+@pytest.mark.parametrize(("lie", "said"), LIES.values(), ids=LIES)
+async def test_a_lie_is_a_backend_error_and_the_session_goes_on(liar, lie, said):
+    servicer, backend = liar
+    servicer.lie = lie
+    with pytest.raises(BackendError, match=said):
+        await backend.step("s", frame(2))
+    servicer.lie = None
+    assert len((await backend.step("s", frame(3))).objects) == 1
+
+
+async def test_no_state_is_a_backend_error(liar):
+    servicer, backend = liar
+    servicer.lie = answering(None)
+    with pytest.raises(BackendError, match="exported no state"):
+        await backend.export_state("s")
+
+
+STATUSES = [
+    (grpc.StatusCode.UNAVAILABLE, BackendUnavailable),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, BackendUnavailable),
+    (grpc.StatusCode.INTERNAL, BackendError),
+    (grpc.StatusCode.INVALID_ARGUMENT, BackendError),
+]
+
+
+@pytest.mark.parametrize(("status", "kind"), STATUSES)
+async def test_triton_s_own_errors_are_told_apart(liar, status, kind):
+    servicer, backend = liar
+    servicer.lie = status
+    with pytest.raises(BackendError, match=r"Triton at .*says the liar") as caught:
+        await backend.step("s", frame(2))
+    assert type(caught.value) is kind
+
+
+async def test_a_slow_triton_is_waited_for_and_leaving_ends_the_wait(liar, monkeypatch):
+    servicer, backend = liar
+    monkeypatch.setattr("masklet.backends.triton._LEAVING_S", 0.2)
+    servicer.hold.clear()
+    waiting = asyncio.create_task(backend.step("s", frame(2)))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await asyncio.wait_for(backend.__aexit__(None, None, None), 10)
+    with pytest.raises(BackendUnavailable, match="was closed"):
+        await waiting
