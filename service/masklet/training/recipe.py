@@ -25,6 +25,8 @@ class Stage:
         targets: objects per clip at most.
         learning_rate: its peak in this stage, scaled by the run's cosine.
         image_share: share of the steps that train on single images instead (as many frames in all).
+        focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first teaches to
+            call everything background, which takes long to unlearn.
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
     """
 
@@ -35,6 +37,7 @@ class Stage:
     targets: int = 3
     learning_rate: float = 4e-4
     image_share: float = 0.0
+    focal: float = 0.0
     real_share: float = 0.5
 
 
@@ -91,6 +94,11 @@ class Recipe:
             step -= stage.steps
         raise ConfigError("a recipe needs at least one stage", field="stages")
 
+    def losses_at(self, step: int) -> LossWeights:
+        """The weights of the step's losses."""
+        _, stage = self.stage_at(step)
+        return replace(self.losses, focal=stage.focal) if stage.focal else self.losses
+
 
 def read_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
@@ -132,6 +140,7 @@ def check_recipe(recipe: Recipe) -> None:
             _require(getattr(stage, name) >= 1, f"{where}.{name}", getattr(stage, name), "at least 1")
         _require(stage.size >= 32 and stage.size % 32 == 0, f"{where}.size", stage.size, "a multiple of 32")
         _require(stage.learning_rate > 0, f"{where}.learning_rate", stage.learning_rate, "above 0")
+        _require(stage.focal >= 0, f"{where}.focal", stage.focal, "at least 0")
         for name in ("image_share", "real_share"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds = recipe.interaction

@@ -131,7 +131,7 @@ class Trainer:
     def _backward(self, step_input: StepInput) -> Tensor:
         """[6]: the loss and its parts, means over all processes."""
         losses = self.losses(step_input)
-        total = losses.total(self.recipe.losses)
+        total = losses.total(self.recipe.losses_at(self.step))
         total.backward()
         parts = (total, losses.focal, losses.dice, losses.predicted_iou, losses.object_score, losses.iou)
         return average_scalars(torch.stack([part.detach().float() for part in parts]), self.processes)
@@ -144,7 +144,7 @@ class Trainer:
         weights = {f"network.{k}": v for k, v in self.network.parameters_in(self.settings.precision).items()}
         batch = step_input.batch.to(self.settings.device)
         predictions = functional_call(unroll, weights, (batch, step_input.plan, random))
-        return compute_losses(predictions, self.recipe.losses)
+        return compute_losses(predictions, self.recipe.losses_at(self.step))
 
     def save(self) -> Path:
         """Write the run's state and its averaged weights, each replaced atomically; the weights' file."""
