@@ -9,7 +9,7 @@ READY := .venv/.ready
 SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check golden bench bench-gpu proto clean
+.PHONY: help setup demo serve-triton test check golden golden-triton bench bench-triton bench-gpu proto clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,10 +21,15 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,dev]' && touch $@
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,dev]'
+	@test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt nvidia-pytriton
+	@touch $@
 
 demo: $(READY)  ## track an object through a small video, end to end
 	$(BIN)/masklet demo
+
+serve-triton: $(READY)  ## a Triton and the service in front of it; options of the service with ARGS=...
+	$(BIN)/masklet triton & trap "kill $$!; wait" EXIT; $(BIN)/masklet serve --backend triton --triton.connect_timeout_s 300 $(ARGS)
 
 test: $(READY)  ## run all tests; pass options with ARGS=...
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
@@ -37,8 +42,14 @@ check: $(READY)  ## lint, format, types, fences between rooms, protos
 golden: $(READY)  ## replay the recorded scenarios of the reference implementation
 	$(BIN)/masklet verify $(SCENARIOS)
 
+golden-triton: $(READY)  ## the same through Triton
+	$(BIN)/masklet verify --backend triton $(SCENARIOS)
+
 bench: $(READY)  ## measure on the CPU
 	$(PY) loadtests/bench_cpu.py $(ARGS)
+
+bench-triton: $(READY)  ## measure Triton beside the embedded engine on the CPU
+	$(PY) loadtests/bench_triton.py $(ARGS)
 
 bench-gpu:  ## measure on a GPU, with GPU_PYTHON (needs torch, no .venv)
 	PYTHONPATH=service $(GPU_PYTHON) loadtests/bench_gpu.py $(ARGS)

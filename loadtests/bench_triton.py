@@ -1,6 +1,6 @@
 """`make bench-triton`: how frames should travel to Triton, and what Triton costs beside the embedded engine.
 
-Streams of one object, uint8 frames in, full-size masks out, closed loop. Triton runs on this machine and shares its cores.
+Streams of one object, uint8 frames in, full-size masks out, closed loop. Triton shares this machine and its cores.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Measured:
     frames_per_s: float
     step_ms: float
     batch: float
+
+
+Found = dict[str, list[Measured]]
 
 
 def frames(size: tuple[int, int], count: int) -> list[ImageArray]:
@@ -76,32 +79,37 @@ async def measure(backend: Backend, images: Sequence[ImageArray], streams: int) 
     return Measured(len(seconds) / took, statistics.median(seconds) * 1000, batch)
 
 
-async def compare(
-    config: ModelConfig, endpoint: str, *, rounds: int, count: int, streams: Sequence[int]
-) -> dict[str, list[Measured]]:
-    """Runs by name, the contestants of a comparison taking turns."""
-    found: dict[str, list[Measured]] = {}
+async def compare_transports(endpoint: str, *, rounds: int, count: int) -> Found:
+    """Ways for a frame to travel, taking turns."""
+    found: Found = {}
     async with AsyncExitStack() as stack:
-        triton = {name: await stack.enter_async_context(TritonBackend(endpoint, transport=name)) for name in TRANSPORTS}
-        embedded = await stack.enter_async_context(EmbeddedBackend(config))
+        ways = {name: await stack.enter_async_context(TritonBackend(endpoint, transport=name)) for name in TRANSPORTS}
         for _ in range(rounds):
             for size_name, size in SIZES.items():
                 images = frames(size, count)
-                for name in TRANSPORTS:
-                    found.setdefault(f"{size_name}, triton by {name}, 1 stream", []).append(
-                        await measure(triton[name], images, 1)
-                    )
-            images = frames(SIZES["256x256"], count)
+                for name, backend in ways.items():
+                    found.setdefault(f"{size_name} by {name}", []).append(await measure(backend, images, 1))
+    return found
+
+
+async def compare_backends(
+    config: ModelConfig, endpoint: str, *, rounds: int, count: int, streams: Sequence[int]
+) -> Found:
+    """Triton and the embedded engine, taking turns."""
+    found: Found = {}
+    images = frames(SIZES["256x256"], count)
+    async with EmbeddedBackend(config) as embedded, TritonBackend(endpoint) as triton:
+        for _ in range(rounds):
             for number in streams:
-                for name, backend in (("embedded", embedded), ("triton", triton["shm"])):
-                    key = f"256x256, {name}, {number} streams"
-                    found.setdefault(key, []).append(await measure(backend, images, number))
+                for name, backend in (("embedded", embedded), ("triton", triton)):
+                    found.setdefault(f"{number} streams, {name}", []).append(await measure(backend, images, number))
     return found
 
 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--transports", action="store_true", help="compare transports instead of backends")
     parser.add_argument("--variant", default="sam2.1_hiera_tiny")
     parser.add_argument("--input-size", type=int, default=256, help="model input side in pixels")
     parser.add_argument("--precision", default="float32")
@@ -112,14 +120,17 @@ def main() -> None:
     config = ModelConfig(args.variant, input_size=args.input_size, device="cpu", precision=args.precision)
     with TritonServer(TritonOptions(environment=model_environment(config), log=Path("/dev/null"))) as server:
         server.wait_ready(READY_S)
-        comparing = compare(config, server.endpoint, rounds=args.rounds, count=args.frames, streams=args.streams)
+        if args.transports:
+            comparing = compare_transports(server.endpoint, rounds=args.rounds, count=args.frames)
+        else:
+            kept = {"rounds": args.rounds, "count": args.frames, "streams": args.streams}
+            comparing = compare_backends(config, server.endpoint, **kept)
         found = asyncio.run(comparing)
-    print(
-        f"{args.variant} at {args.input_size} px, {args.precision}, best of {args.rounds} runs of {args.frames} frames"
-    )
+    runs = f"best of {args.rounds} runs of {args.frames} frames"
+    print(f"{args.variant} at {args.input_size} px, {args.precision}, {runs}")
     print("| what | frames/s | ms per step | streams per batch |\n|---|---|---|---|")
-    for key, runs in found.items():
-        best = max(runs, key=lambda run: run.frames_per_s)
+    for key, measured in found.items():
+        best = max(measured, key=lambda run: run.frames_per_s)
         print(f"| {key} | {best.frames_per_s:.2f} | {best.step_ms:.1f} | {best.batch:.1f} |")
 
 

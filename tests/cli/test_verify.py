@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tests.backends.triton_process import running_triton, stop_triton
 from tests.verification.recording import GOLDEN, blank, golden, write
 
 from masklet.cli import main
@@ -95,3 +96,26 @@ def test_no_folder_is_a_usage_error(capsys):
         main(["verify"])
     assert caught.value.code == 2
     assert "DIR" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.timeout(300)
+def test_triton_s_answers_are_inside_the_tolerances_too(capsys, tmp_path):
+    shutil.copytree(GOLDEN / "keys", tmp_path / "keys")
+    shutil.copy(GOLDEN / "seeded_weights.py", tmp_path)
+    write(tmp_path, "s", *golden("one_click_20_frames", 1))  # `make golden-triton` replays them all
+    assert main(["verify", "--backend=triton", str(tmp_path)]) == 0
+    assert "1 of 1 scenarios inside the tolerances" in capsys.readouterr().out
+
+
+@pytest.mark.triton
+def test_a_triton_that_runs_something_else_is_said(capsys, tmp_path):
+    shutil.copytree(GOLDEN / "keys", tmp_path / "keys")
+    shutil.copy(GOLDEN / "seeded_weights.py", tmp_path)
+    write(tmp_path, "correction", *golden("correction", 2))
+    try:
+        assert main(["verify", "--backend=triton", f"--triton={running_triton().endpoint}", str(tmp_path)]) == 1
+    finally:
+        stop_triton()
+    assert "FAILED: that Triton runs sam2.1_hiera_tiny at 64 px, weights random; wanted" in capsys.readouterr().out

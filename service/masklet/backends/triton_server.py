@@ -182,7 +182,7 @@ class TritonServer:
             asked = (options.grpc_port, options.http_port, options.metrics_port)
             self.grpc_port, self.http_port, self.metrics_port = free_ports(options.host, asked)
             repository = stack.enter_context(_repository(options))
-            log = stack.enter_context(options.log.open("ab")) if options.log else None
+            log = stack.enter_context(_opened(options.log)) if options.log else None
             self._start(installation, repository, log)
             self._stack = stack.pop_all()
         return self
@@ -290,6 +290,13 @@ def _repository(options: TritonOptions) -> Iterator[Path]:
         shutil.copytree(repository / MODEL, copy, ignore=shutil.ignore_patterns("__pycache__"))
         (copy / "config.pbtxt").write_text(described.read_text().replace(_CPU_KIND, _GPU_KIND))
         yield Path(made)
+
+
+def _opened(log: Path) -> IO[bytes]:
+    try:
+        return log.open("ab")
+    except OSError as error:
+        raise ConfigError(f"cannot write Triton's log to {log}: {error.strerror}") from error
 
 
 def _shared_regions(pid: int) -> set[Path]:

@@ -1,0 +1,94 @@
+"""`masklet triton` and `masklet serve --backend triton` as they are typed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.backends.triton_process import CONFIG
+from tests.cli.test_serve import Served
+
+from masklet.cli import main
+from masklet.config import Config, ServerConfig, TritonConfig
+from masklet.errors import ConfigError
+from masklet.server.lifecycle import make_backend
+from masklet.types import Prompt
+from masklet_client.client import connect
+
+MODEL = ("--variant", CONFIG.variant, "--input-size", "64", "--device=cpu", "--precision=float32", "--threads=1")
+PORTS = ("--grpc-port=0", "--http-port=0", "--metrics-port=0")
+
+
+@contextmanager
+def triton(tmp_path: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    always = (*PORTS, "--exit-timeout=10", f"--log={tmp_path / 'log'}")
+    words = [sys.executable, "-m", "masklet", "triton", *always, *flags]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+async def test_a_triton_is_served_and_ends_when_told(tmp_path):
+    with triton(tmp_path, *MODEL) as process:
+        assert process.stdout
+        ready = process.stdout.readline()
+        assert ready.startswith("triton ready grpc=127.0.0.1:")
+        endpoint = ready.split("grpc=")[1].split()[0]
+        served = Served("-m", "masklet", flags=("--server.backend", "triton", "--triton", endpoint))
+        line = served.wait_for("ready")
+        assert "backend=triton" in line
+        frames = [np.full((48, 64, 3), value, np.uint8) for value in (10, 60, 110)]
+        async with connect(line.split("address=")[1].split()[0]) as client:
+            clicks = {0: [Prompt.clicks(1, [(20, 20)])]}
+            assert [len(result.objects) async for result in client.follow(frames, clicks)] == [1, 1, 1]
+        served.signal(signal.SIGTERM)
+        assert served.ended()[0] == 0
+        assert served.process.stderr
+        served.process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_a_triton_that_cannot_start_is_one_line_and_status_2(tmp_path):
+    with triton(tmp_path, "--variant=sam9") as process:
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == 2
+    assert said.startswith("error: Triton ended with status 1 before it was ready")
+    assert "unknown model variant 'sam9'" in said
+
+
+def test_several_tritons_are_refused_for_now():
+    several = Config(server=ServerConfig(backend="triton"), triton=TritonConfig(endpoints=("a:1", "b:2")))
+    with pytest.raises(ConfigError, match=r"a:1, b:2; this version uses one Triton"):
+        make_backend(several)
+
+
+@pytest.mark.parametrize("endpoint", ["nowhere", "host:", ":1", "host:port", ""])
+def test_an_endpoint_that_is_none_is_refused(capsys, endpoint):
+    assert main(["serve", "--backend=triton", f"--triton={endpoint}"]) == 2
+    assert "triton.endpoints" in capsys.readouterr().err
+
+
+def test_no_triton_there_is_said(capsys):
+    flags = ["--triton=127.0.0.1:9", "--triton.connect_timeout_s=0.2", "--port=0", "--metrics-port=0"]
+    assert main(["serve", "--backend=triton", *flags]) == 2
+    assert "Triton at 127.0.0.1:9 cannot be used after 0.2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--model-repository=/nowhere", "--log=/nowhere/log"])
+def test_what_is_not_there_is_an_error(flag, capsys):
+    assert main(["triton", *PORTS, flag]) == 2
+    assert "/nowhere" in capsys.readouterr().err
