@@ -66,8 +66,9 @@ class ModelConfig:
     """Which network runs, and how.
 
     Attributes:
-        variant: name of a published variant, for example "sam2.1_hiera_tiny".
-        weights: path of a checkpoint; empty: draw random weights from `seed` (untrained, for trying things out).
+        variant: "nano" or a published variant, for example "sam2.1_hiera_tiny"; empty: that of the weights, else "nano".
+        weights: path of a checkpoint; empty: those that come with the package ("nano" has some); "random", or empty for a
+            variant that has none: drawn from `seed` (untrained, for trying things out).
         seed: seed of the random weights.
         input_size: model input height and width in pixels, divisible by 32; 0: the variant's own.
         device: "cpu", "cuda", "cuda:N" or "auto".
@@ -77,7 +78,7 @@ class ModelConfig:
         max_batch: sessions in one batch at most.
     """
 
-    variant: str = "sam2.1_hiera_tiny"
+    variant: str = ""
     weights: str = ""
     seed: int = 0
     input_size: int = 0
@@ -97,7 +98,7 @@ class ServerConfig:
         port: gRPC port; 0: any free one.
         metrics_host: address of the Prometheus metrics port.
         metrics_port: Prometheus metrics port (HTTP); 0: any free one.
-        backend: "embedded" (the model in this process), "triton" (in Triton) or "fake" (no model: for trying clients out).
+        backend: "embedded" (the model in this process), "triton" (in Triton), or "fake" (no model: to try clients).
         drain_timeout_s: how long streams may go on after the first signal.
         session_service: serve SessionService, for operators.
         reflection: serve gRPC reflection.
@@ -119,8 +120,8 @@ class TritonConfig:
 
     Attributes:
         endpoints: host:port of Triton's gRPC port, for the backend "triton".
-        transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), or "auto":
-            shm if the endpoint is on this host, else raw.
+        transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), or "auto",
+            which is shm if the model sees this host's, else raw.
         connect_timeout_s: how long to wait for a Triton that is not ready when the service starts.
         max_sessions: memory banks the model takes at a time; read by Triton's model.
         idle_timeout_s: the model forgets a session without requests for this long; read by Triton's model. Must outlast

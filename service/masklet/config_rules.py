@@ -47,7 +47,7 @@ RULES: dict[str, _Rule] = {
     "server.metrics_port": _PORT,
     "server.backend": _one_of("embedded", "fake", "triton"),
     "server.drain_timeout_s": _between(0, _DAY_S),
-    "model.variant": _matching(r"\S+", "a variant name"),
+    "model.variant": _matching(r"\S*", "a variant name"),
     "model.input_size": (lambda size: size % 32 == 0 and 0 <= size <= 4096, "0, or divisible by 32 and at most 4096"),
     "model.device": _matching(r"auto|cpu|cuda(:\d+)?", "one of auto, cpu, cuda, cuda:N"),
     "model.precision": _one_of("auto", "float32", "bfloat16"),

@@ -8,6 +8,7 @@ from masklet.config import ModelConfig
 from masklet.engine import Engine, EngineSettings
 from masklet.model import build
 from masklet.model.checkpoint import load_weights
+from masklet.model.shipped import resolve
 from masklet.types import ModelDescription
 
 
@@ -21,13 +22,14 @@ def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
     if config.threads:  # torch's own choice: the cores this process may use, or OMP_NUM_THREADS
         torch.set_num_threads(config.threads)
     settings = EngineSettings(config.device, config.precision, config.memory_precision)
-    network = build(config.variant, input_size=config.input_size, seed=None if config.weights else config.seed)
-    sha256 = load_weights(network, config.weights, variant=config.variant) if config.weights else ""
+    variant, weights = resolve(config.variant, config.weights)
+    network = build(variant, input_size=config.input_size, seed=None if weights else config.seed)
+    sha256 = load_weights(network, weights, variant=variant) if weights else ""
     engine = Engine(network, settings)
     return engine, ModelDescription(
-        model=config.variant,
+        model=variant,
         weights_sha256=sha256,
-        trained=bool(config.weights),
+        trained=weights is not None,
         input_size=network.config.input_size,
         backend="embedded",
         device=engine.device.type,
