@@ -43,13 +43,13 @@ async def three_frames(backend: Backend, name: str) -> list[StepResult]:
     return [await backend.step(name, request) for request in requests]
 
 
-def numbers(results: list[StepResult]) -> list[object]:
+def numbers(results: list[StepResult]) -> list[tuple[object, ...]]:
     """All that is in them, to be compared exactly."""
-    return [
-        (o.object_id, o.object_score, o.predicted_iou, o.mask.tobytes(), o.logits.tobytes(), o.pointer.tobytes())
-        for result in results
-        for o in result.objects
-    ]
+    found: list[tuple[object, ...]] = []
+    for one in (one for result in results for one in result.objects):
+        arrays = [array.tobytes() for array in (one.mask, one.logits, one.pointer) if array is not None]
+        found.append((one.object_id, one.object_score, one.predicted_iou, *arrays))
+    return found
 
 
 async def test_answers_equal_the_embedded_engine_s_bit_for_bit(backend):

@@ -23,7 +23,7 @@ Lie = Callable[[Any], Any]
 STATS = BackendStats(0, 0, 0, 0)
 
 
-class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):
+class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Answers as our model does until `lie` is set; then with what that makes of the true answer."""
 
     def __init__(self, model: TritonModel) -> None:
@@ -123,6 +123,14 @@ async def test_triton_s_own_errors_are_told_apart(liar, status, kind):
     with pytest.raises(BackendError, match=r"Triton at .*says the liar") as caught:
         await backend.step("s", frame(2))
     assert type(caught.value) is kind
+
+
+async def test_a_triton_that_never_answers_the_first_call_is_unavailable(liar, monkeypatch):
+    servicer, backend = liar
+    monkeypatch.setattr("masklet.backends.triton._ANSWER_TIMEOUT_S", 0.2)
+    servicer.hold.clear()
+    with pytest.raises(BackendUnavailable, match=r"did not answer within 0.2 s"):
+        await asyncio.wait_for(TritonBackend(backend._endpoint).__aenter__(), 10)
 
 
 async def test_a_slow_triton_is_waited_for_and_leaving_ends_the_wait(liar, monkeypatch):

@@ -154,7 +154,7 @@ def changed(message: bytes, path: str, value: object) -> bytes:
 
 MASK = np.zeros(SIZE, bool)
 RESULT = StepResult(5, (ObjectMask(1, MASK, 0.5, 0.5), ObjectMask(4, MASK, 0.5, 0.5)))
-LIES = [
+LIES: list[tuple[str, object]] = [
     ("stats", None), ("stats.sessions", -1), ("stats.bank_bytes", 1.5), ("error", "no"), ("error", {}),
     ("result", []), ("result.frame_seq", "5"), ("result.revised", 0), ("result.objects", None),
     ("result.objects", [{}]), ("result.objects.0.object_id", 4), ("result.objects.1.object_id", 0.5),

@@ -103,6 +103,7 @@ def test_an_owner_that_never_attached_is_refused(model):
 def test_an_exported_state_goes_on_under_another_id(model):
     ask(model, ("a", OPEN), ("a", step(frame(1, click()))))
     state = ask(model, ("a", EXPORT))[0].state
+    assert state
     assert error(model, "b", Call(Operation.IMPORT, 4, state=state)) is None
     assert error(model, "b", step(frame(2), epoch=4)) is None
 

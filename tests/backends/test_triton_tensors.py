@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_what_is_wrong_is_said(bad, said):
         unpack(bad)
 
 
-WRONG = [
+WRONG: list[tuple[Callable[[Fields], object], list[object]]] = [
     (lambda f: f.integer("v", 1, 9), [0, 10, 2.0, True, "3", None]),
     (lambda f: f.number("v"), [float("nan"), float("inf"), 10**400, "1", True, None]),
     (lambda f: f.flag("v"), [1, 0, "true", None]),

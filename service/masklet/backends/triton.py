@@ -183,14 +183,16 @@ class TritonBackend:
         probe = self._slot(1) if self._transport in ("auto", "shm") else None
         try:
             call = Call(Operation.STAT, probe=probe.name if probe else "")
-            asking = asyncio.ensure_future(self._infer(uuid.uuid4().hex, call, start=True, end=True))
-            await asyncio.wait([asking], timeout=_ANSWER_TIMEOUT_S)
-            if not asking.done():
-                raise BackendUnavailable(f"Triton at {self._endpoint} did not answer within {_ANSWER_TIMEOUT_S:g} s")
+            name = uuid.uuid4().hex
+            async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+                answer = await self._run(_Owned(FIRST_EPOCH), lambda: self._ask(name, call, start=True, end=True))
+        except TimeoutError as error:
+            message = f"Triton at {self._endpoint} did not answer within {_ANSWER_TIMEOUT_S:g} s"
+            raise BackendUnavailable(message) from error
         finally:
             if probe:
                 probe.close()
-        facts = _accepted(asking.result()).facts
+        facts = answer.facts
         if facts is None:
             raise BackendError(f"Triton at {self._endpoint} does not say what it runs")
         if self._transport == "shm" and not facts.sees_probe:

@@ -118,7 +118,7 @@ class TritonModel:
             for index, arrival in enumerate(arrivals):
                 if any(session_id == arrival.session_id for session_id, _ in steps.values()):
                     self._run_steps(steps, answers)  # a second request of one session: Triton restarted its sequence
-                self._take(index, arrival, steps, answers)
+                self._take(index, arrival, steps=steps, answers=answers)
             self._run_steps(steps, answers)
         assert all(answer is not None for answer in answers)
         return [answer for answer in answers if answer is not None]
@@ -147,6 +147,7 @@ class TritonModel:
         self,
         index: int,
         arrival: Arrival,
+        *,
         steps: dict[int, tuple[str, StepRequest]],
         answers: list[bytes | None],
     ) -> None:

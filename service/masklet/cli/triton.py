@@ -71,8 +71,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> TritonOptions:
     given = {key: str(value) for key, value in vars(args).items() if key in config_keys()}
-    if weights := given.get("model.weights"):
-        given["model.weights"] = str(Path(weights).resolve())
     return TritonOptions(
         host=args.host,
         grpc_port=args.grpc_port,
