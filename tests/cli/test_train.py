@@ -1,0 +1,102 @@
+"""`masklet train` as it is typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.training.conftest import MINI
+from tests.training.datasets.samples import write_davis
+
+from masklet.cli import main
+from masklet.model import VARIANTS, build
+from masklet.model.checkpoint import save_checkpoint
+
+RECIPE = """
+variant = "mini"
+[[stages]]
+steps = 2
+frames = 1
+size = 64
+clips = 1
+[[stages]]
+steps = 2
+frames = 2
+size = 64
+clips = 1
+real_share = 1.0
+"""
+
+
+@pytest.fixture(autouse=True)
+def mini(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(VARIANTS, "mini", MINI)
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return ["train", "--recipe", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "run"), "--device", "cpu",
+            "--precision", "float32", "--threads", "1", "--workers", "0"]  # fmt: skip
+
+
+def test_training_writes_weights_a_log_and_a_curve_and_says_how_to_serve_them(tmp_path, words, capsys):
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "training mini on cpu in float32: 4 steps in 2 stages, from step 0" in said
+    assert f"masklet serve --variant mini --weights {tmp_path / 'run' / 'mini.safetensors'}" in said
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "mini.safetensors", "state.pt", "log.csv", "curve.png",
+    }  # fmt: skip
+
+
+def test_the_same_command_again_goes_on_where_it_stopped(words, capsys):
+    assert main([*words, "--time-limit-s", "0.000001"]) == 0
+    assert main(words) == 0
+    assert "going on from step 1" in capsys.readouterr().out
+
+
+def test_real_video_and_a_checkpoint_to_start_from(tmp_path, words):
+    data = write_davis(tmp_path / "data", frames=4)
+    save_checkpoint(build("mini", seed=1).state_dict(), tmp_path / "start.pt")
+    assert main([*words, "--data", str(data), "--init", str(tmp_path / "start.pt")]) == 0
+
+
+def test_pictures_to_compose_clips_of(tmp_path, words):
+    (tmp_path / "pictures").mkdir()
+    Image.effect_mandelbrot((160, 120), (-2, -1, 1, 1), 50).convert("RGB").save(tmp_path / "pictures" / "photo.jpg")
+    assert main([*words, "--assets", str(tmp_path / "pictures")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--recipe", "nowhere.toml"], "nowhere.toml: cannot be read"),
+        (["--variant", "huge"], "unknown model variant 'huge'"),
+        (["--init", "none.pt"], "none.pt: cannot be read"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--assets", "nowhere"], "nowhere"),
+        (["--device", "tpu"], "device 'tpu' is not one of"),
+    ],
+)
+def test_faults_are_one_line(words, capsys, more, message):
+    assert main([*words, *more]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+
+
+def test_a_checkpoint_of_another_variant_is_named(tmp_path, words, capsys):
+    save_checkpoint(build("nano").state_dict(), tmp_path / "nano.pt")
+    assert main([*words, "--init", str(tmp_path / "nano.pt")]) == 2
+    assert "does not fit mini (this looks like nano)" in capsys.readouterr().err
+
+
+def test_an_empty_folder_of_data_is_refused(tmp_path, words, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main([*words, "--data", str(tmp_path / "empty")]) == 2
+    assert str(tmp_path / "empty") in capsys.readouterr().err
