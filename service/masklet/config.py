@@ -120,7 +120,7 @@ class TritonConfig:
 
     Attributes:
         endpoints: host:port of Triton's gRPC port, for the backend "triton".
-        transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), or "auto",
+        transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), "auto",
             which is shm if the model sees this host's, else raw.
         connect_timeout_s: how long to wait for a Triton that is not ready when the service starts.
         max_sessions: memory banks the model takes at a time; read by Triton's model.
