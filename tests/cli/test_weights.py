@@ -80,6 +80,15 @@ def test_a_converted_file_loads_into_the_network(tmp_path, tiny_file, tiny_state
     assert all(torch.equal(value, tiny_state[key]) for key, value in network.state_dict().items())
 
 
+def test_a_file_stored_in_half_precision_is_half_the_size_and_loads(tmp_path, tiny_file, tiny_state):
+    assert masklet("convert", tiny_file, tmp_path / "half.safetensors", "--half") == 0
+    whole = sum(value.numel() * 4 for value in tiny_state.values())
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.51 * whole
+    network = build("sam2.1_hiera_tiny", input_size=64, seed=6)
+    load_weights(network, tmp_path / "half.safetensors", variant="sam2.1_hiera_tiny")
+    assert all(torch.equal(value, tiny_state[key].half().float()) for key, value in network.state_dict().items())
+
+
 def test_download_puts_the_file_into_the_folder(capsys, monkeypatch, tmp_path, mirror):
     address, folder = mirror
     (folder / "small_one.pt").write_bytes(b"weights" * 1000)

@@ -27,6 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.add_argument("input", help="a .pt or .safetensors file in either naming")
     convert.add_argument("output", help="the file to write; .safetensors or anything else for a torch file")
     convert.add_argument("--to", choices=("official", "transformers"), default="official", help="naming of the output")
+    convert.add_argument("--half", action="store_true", help="store float16: half the size")
     inspect = actions.add_parser("info", help="what a checkpoint file is")
     inspect.add_argument("file", help="a .pt or .safetensors file")
     parser.set_defaults(run=run)
@@ -76,6 +77,8 @@ def _convert(args: argparse.Namespace) -> None:
 
     state = read_checkpoint(args.input)
     renamed = to_transformers(state) if args.to == "transformers" else state
+    if args.half:
+        renamed = {key: value.half() if value.is_floating_point() else value for key, value in renamed.items()}
     save_checkpoint(renamed, args.output)
     print(f"{args.output}: {len(renamed)} tensors in {args.to} naming")
 
