@@ -88,6 +88,7 @@ class DropReason(StrEnum):
     DECODE_ERROR = "decode_error"
     DRAINING = "draining"
     BACKEND_ERROR = "backend_error"
+    CONNECTION_LOST = "connection_lost"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,6 +212,23 @@ class StepResult:
     frame_seq: int
     objects: tuple[ObjectMask, ...]
     revised: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BankSummary:
+    """What a memory bank holds, as told to its new owner.
+
+    Attributes:
+        last_frame_seq: the newest frame answered; 0: none.
+        object_ids: the objects tracked, rising.
+        history: the frames that may still be corrected, oldest first.
+        origin: how the bank came to be where it is.
+    """
+
+    last_frame_seq: int = 0
+    object_ids: tuple[int, ...] = ()
+    history: tuple[int, ...] = ()
+    origin: StateOrigin = StateOrigin.INTACT
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,16 @@ async def test_a_session_may_be_attached_with_a_higher_epoch_and_goes_on(opened:
     assert ids(await opened.step("s", frame(2))) == [1]
 
 
+async def test_a_new_owner_is_told_what_the_bank_holds(opened: Backend) -> None:
+    empty = await opened.attach("s", 2)
+    assert (empty.last_frame_seq, empty.object_ids, empty.history) == (0, (), ())
+    for seq, prompts in ((3, (click(),)), (5, ())):
+        await opened.step("s", frame(seq, *prompts))
+    held = await opened.attach("s", 3, location=opened.location("s"))
+    assert (held.last_frame_seq, held.object_ids) == (5, (1,))
+    assert held.history == (3, 5)[-SETTINGS.history_frames :]
+
+
 @pytest.mark.parametrize("late", [1, 4, 5])
 async def test_an_epoch_that_is_not_higher_is_superseded(opened: Backend, late: int) -> None:
     await opened.attach("s", 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Protocol, Self
 
-from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
 
 FIRST_EPOCH = 1  # of the owner that opened or imported a session
 
@@ -40,17 +40,29 @@ class Backend(Protocol):
         """Start an empty memory bank. Raises BackendError if the id is already open."""
         ...
 
-    async def attach(self, session_id: str, epoch: int) -> None:
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open there; whoever owned it before is refused from now on.
 
         Args:
             session_id: an open session.
             epoch: above every earlier owner's; opening or importing is epoch 1.
+            location: what `location` said to the owner before, if known.
+
+        Returns:
+            What the session's bank holds.
 
         Raises:
             SessionStateLost: the session is not open there.
             SessionSuperseded: it has an owner of this epoch or a later one.
         """
+        ...
+
+    def location(self, session_id: str) -> str:
+        """Where the session lives, for another front to attach: at most 64 characters; "" if that says nothing."""
+        ...
+
+    def disown(self, session_id: str) -> None:
+        """Leave a session to whoever attaches to it: leaving the backend will not close it."""
         ...
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:

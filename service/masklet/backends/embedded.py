@@ -20,7 +20,7 @@ from masklet.config import ModelConfig
 from masklet.engine import Engine
 from masklet.engine.load import load_engine
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
-from masklet.types import BackendStats, ModelDescription, Prompt, StepRequest, StepResult, TrackSettings
+from masklet.types import BackendStats, BankSummary, ModelDescription, Prompt, StepRequest, StepResult, TrackSettings
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,9 +99,22 @@ class EmbeddedBackend:
         """Start an empty memory bank."""
         await self._begin(session_id, lambda engine: engine.open(session_id, settings))
 
-    async def attach(self, session_id: str, epoch: int) -> None:
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open here. There is one owner, this backend, so only the epoch is checked."""
-        await self._submit(_Call(session_id, run=lambda _: self._owners.attach(session_id, epoch)))
+
+        def own(engine: Engine) -> BankSummary:
+            self._owners.attach(session_id, epoch)
+            return engine.summary(session_id)
+
+        summary: BankSummary = await self._submit(_Call(session_id, run=own))
+        return summary
+
+    def location(self, session_id: str) -> str:
+        """Nothing to be said: there is one place."""
+        return ""
+
+    def disown(self, session_id: str) -> None:
+        """Nothing to do: sessions end with this process."""
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one."""

@@ -23,7 +23,7 @@ from typing import Self
 from masklet.backends.fake_bank import Bank, pack, unpack
 from masklet.backends.ownership import Owners
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
-from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +111,18 @@ class FakeBackend:
         self._banks[session_id] = Bank(settings)
         self._owners.add(session_id)
 
-    async def attach(self, session_id: str, epoch: int) -> None:
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Owns a session that is open here. Raises SessionStateLost or SessionSuperseded."""
-        self._bank(session_id)
+        bank = self._bank(session_id)
         self._owners.attach(session_id, epoch)
+        return BankSummary(bank.last_seq, tuple(sorted(bank.objects)), tuple(bank.history))
+
+    def location(self, session_id: str) -> str:
+        """Nothing to be said: there is one place."""
+        return ""
+
+    def disown(self, session_id: str) -> None:
+        """Nothing to do: sessions end with this backend."""
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Tracks one frame, or corrects one; see `Backend.step` for errors."""

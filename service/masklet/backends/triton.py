@@ -37,7 +37,15 @@ from masklet.errors import (
     SessionStateLost,
     SessionSuperseded,
 )
-from masklet.types import BackendStats, ImageArray, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ImageArray,
+    ModelDescription,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
 
 _KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
 _RETRY_S = 0.2
@@ -128,11 +136,18 @@ class TritonBackend:
         """Open a session with an exported state."""
         await self._begin(session_id, Call(Operation.IMPORT, state=state))
 
-    async def attach(self, session_id: str, epoch: int) -> None:
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open in this Triton."""
         attached = _Owned(epoch)
-        await self._run(attached, lambda: self._ask(session_id, Call(Operation.ATTACH, epoch)))
+        answer = await self._run(attached, lambda: self._ask(session_id, Call(Operation.ATTACH, epoch)))
+        if answer.bank is None:
+            raise BackendError(f"Triton at {self._endpoint} does not say what session {session_id} holds")
         self._sessions[session_id] = attached
+        return answer.bank
+
+    def location(self, session_id: str) -> str:
+        """Nothing to be said: this backend knows one Triton."""
+        return ""
 
     def disown(self, session_id: str) -> None:
         """Leave a session to whoever attaches to it: leaving the backend will not close it."""

@@ -11,6 +11,7 @@ from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, p
 from masklet.errors import BackendError, MaskletError, error_classes
 from masklet.types import (
     BackendStats,
+    BankSummary,
     FloatArray,
     FrameCodec,
     MaskArray,
@@ -20,6 +21,7 @@ from masklet.types import (
     Prompt,
     PromptMode,
     Size,
+    StateOrigin,
     StepRequest,
     StepResult,
     TrackSettings,
@@ -130,6 +132,7 @@ class Answer:
     result: StepResult | None = None
     state: bytes | None = None
     facts: ModelFacts | None = None
+    bank: BankSummary | None = None
 
     def to_bytes(self) -> bytes:
         """As the ANSWER tensor."""
@@ -141,6 +144,8 @@ class Answer:
             fields["result"] = _result_fields(self.result, arrays)
         if self.facts:
             fields["facts"] = asdict(self.facts)
+        if self.bank:
+            fields["bank"] = asdict(self.bank)
         if self.state is not None:
             arrays["state"] = np.frombuffer(self.state, np.uint8)
         return pack(fields, arrays)
@@ -149,13 +154,15 @@ class Answer:
     def from_bytes(cls, envelope: bytes | memoryview) -> Answer:
         """Undo `to_bytes`. Raises BackendError if it is none."""
         fields, arrays = unpack(envelope)
-        error, result, facts = fields.inner("error"), fields.inner("result"), fields.inner("facts")
+        error, result = fields.inner("error"), fields.inner("result")
+        facts, bank = fields.inner("facts"), fields.inner("bank")
         return cls(
             stats=_stats(fields.needed("stats")),
             error=_error(error) if error else None,
             result=_result(result, arrays) if result else None,
             state=_taken(arrays, "state", "uint8", (None,)).tobytes() if "state" in arrays else None,
             facts=_facts(facts) if facts else None,
+            bank=_bank(bank) if bank else None,
         )
 
 
@@ -321,6 +328,15 @@ def check_result(result: StepResult, request: StepRequest, input_size: int) -> N
 def _stats(fields: Fields) -> BackendStats:
     names = ("sessions", "bank_bytes", "batches", "batched_steps")
     return BackendStats(*(fields.integer(name, 0, _MAX_COUNT) for name in names))
+
+
+def _bank(fields: Fields) -> BankSummary:
+    return BankSummary(
+        last_frame_seq=fields.integer("last_frame_seq", 0, _MAX_COUNT),
+        object_ids=fields.integers("object_ids", 0, _MAX_ID),
+        history=fields.integers("history", 0, _MAX_COUNT),
+        origin=fields.choice("origin", StateOrigin),
+    )
 
 
 def _facts(fields: Fields) -> ModelFacts:

@@ -24,7 +24,7 @@ from masklet.config_file import config_keys, load_config
 from masklet.engine import Engine
 from masklet.engine.load import load_engine
 from masklet.errors import AdmissionRefused, BackendError, MaskletError
-from masklet.types import BackendStats, ModelDescription, StepRequest, StepResult
+from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult
 
 _RETRY_AFTER_S = 2.0
 _REAP_SHARE = 10  # looks so often per idle timeout
@@ -173,6 +173,7 @@ class TritonModel:
                 self._begin(session_id, call)
             case Operation.ATTACH:
                 self._owners.attach(session_id, call.epoch)
+                return self._answer(bank=self._engine.summary(session_id))
             case Operation.EXPORT:
                 self._owners.check(session_id, call.epoch)
                 return self._answer(state=self._engine.export_state(session_id))
@@ -220,8 +221,9 @@ class TritonModel:
         result: StepResult | None = None,
         state: bytes | None = None,
         facts: ModelFacts | None = None,
+        bank: BankSummary | None = None,
     ) -> Answer:
-        return Answer(self.stats(), error, result, state, facts)
+        return Answer(self.stats(), error, result, state, facts, bank)
 
 
 def _step_request(call: Call) -> StepRequest:

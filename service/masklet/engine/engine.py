@@ -24,7 +24,7 @@ from masklet.engine.settings import EngineSettings
 from masklet.engine.track import Answer, ObjectTrack, SessionState
 from masklet.errors import BackendError, MaskletError, SessionStateLost
 from masklet.model import SAM2
-from masklet.types import FloatArray, ObjectMask, StepRequest, StepResult, TrackSettings
+from masklet.types import BankSummary, FloatArray, ObjectMask, StepRequest, StepResult, TrackSettings
 
 
 class Engine:
@@ -81,6 +81,12 @@ class Engine:
         outcome = Forward(self.network, self.pools, tracking, max_rows=self.settings.max_rows).run()
         results = iter(self._commit(jobs, outcome))
         return [plan if isinstance(plan, MaskletError) else next(results) for plan in planned]
+
+    def summary(self, session_id: str) -> BankSummary:
+        """What a session holds. Raises SessionStateLost if it is not open."""
+        state = self._session(session_id)
+        history = tuple(frame.frame_seq for frame in state.past.values())
+        return BankSummary(history[-1] if history else 0, tuple(sorted(state.objects)), history)
 
     def export_state(self, session_id: str) -> bytes:
         """A session's whole state. Raises SessionStateLost if it is not open."""

@@ -202,6 +202,8 @@ class _DropReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DropReason
     """The server is draining."""
     DROP_REASON_BACKEND_ERROR: _DropReason.ValueType  # 5
     """The backend failed on this frame; an `error` message says why."""
+    DROP_REASON_CONNECTION_LOST: _DropReason.ValueType  # 6
+    """It may have been answered, but the answer was lost with a connection and cannot be told any more."""
 
 class DropReason(_DropReason, metaclass=_DropReasonEnumTypeWrapper):
     """Why a frame was not answered."""
@@ -218,6 +220,8 @@ DROP_REASON_DRAINING: DropReason.ValueType  # 4
 """The server is draining."""
 DROP_REASON_BACKEND_ERROR: DropReason.ValueType  # 5
 """The backend failed on this frame; an `error` message says why."""
+DROP_REASON_CONNECTION_LOST: DropReason.ValueType  # 6
+"""It may have been answered, but the answer was lost with a connection and cannot be told any more."""
 Global___DropReason: _TypeAlias = DropReason  # noqa: Y015
 
 @_typing.final
@@ -235,8 +239,9 @@ class TrackRequest(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """1 for the first message of a stream, then one more for each. A gap ends nothing but is answered with an
-    OUT_OF_RANGE error and the message is not used; a repeat is ignored and counted.
+    """1 for the first message of a session, then one more for each. A gap ends nothing but is answered with an
+    OUT_OF_RANGE error and the message is not used; a repeat is ignored and counted. On a resumed stream `open` is 1
+    again, and the message after it `Opened.next_seq`.
     """
     @_builtins.property
     def open(self) -> Global___Open:
@@ -264,7 +269,9 @@ class TrackRequest(_message.Message):
 
     @_builtins.property
     def close(self) -> Global___Close:
-        """Finish the frames already sent, then end the stream."""
+        """Finish the frames already sent, then end the stream and the session. A stream that ends without it leaves its
+        session to be resumed.
+        """
 
     def __init__(
         self,
@@ -307,6 +314,7 @@ class Open(_message.Message):
     CORRECTIONS_AS_CONDITIONING_FIELD_NUMBER: _builtins.int
     MAX_CONDITIONING_FRAMES_FIELD_NUMBER: _builtins.int
     LAST_SERVER_SEQ_FIELD_NUMBER: _builtins.int
+    UNANSWERED_SEQS_FIELD_NUMBER: _builtins.int
     codec: Global___FrameCodec.ValueType
     """How frames are encoded; all frames of a stream are."""
     height: _builtins.int
@@ -335,6 +343,12 @@ class Open(_message.Message):
     def max_staleness(self) -> _duration_pb2.Duration:
         """With DROP_POLICY_LATEST, frames older than this when their turn comes are dropped. Unset: never."""
 
+    @_builtins.property
+    def unanswered_seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """On resume: the `seq` of frames sent for which the client has seen neither `result` nor `dropped`, 4096 at most. Those
+        that nobody can answer any more are then reported as dropped.
+        """
+
     def __init__(
         self,
         *,
@@ -351,10 +365,11 @@ class Open(_message.Message):
         corrections_as_conditioning: _builtins.bool | None = ...,
         max_conditioning_frames: _builtins.int = ...,
         last_server_seq: _builtins.int = ...,
+        unanswered_seqs: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_corrections_as_conditioning", b"_corrections_as_conditioning", "corrections_as_conditioning", b"corrections_as_conditioning", "max_staleness", b"max_staleness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrections_as_conditioning", b"_corrections_as_conditioning", "codec", b"codec", "corrections_as_conditioning", b"corrections_as_conditioning", "drop_policy", b"drop_policy", "height", b"height", "last_server_seq", b"last_server_seq", "mask_encoding", b"mask_encoding", "max_conditioning_frames", b"max_conditioning_frames", "max_staleness", b"max_staleness", "profile", b"profile", "resume_token", b"resume_token", "target_frame_rate_hz", b"target_frame_rate_hz", "width", b"width", "with_logits", b"with_logits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_corrections_as_conditioning", b"_corrections_as_conditioning", "codec", b"codec", "corrections_as_conditioning", b"corrections_as_conditioning", "drop_policy", b"drop_policy", "height", b"height", "last_server_seq", b"last_server_seq", "mask_encoding", b"mask_encoding", "max_conditioning_frames", b"max_conditioning_frames", "max_staleness", b"max_staleness", "profile", b"profile", "resume_token", b"resume_token", "target_frame_rate_hz", b"target_frame_rate_hz", "unanswered_seqs", b"unanswered_seqs", "width", b"width", "with_logits", b"with_logits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__corrections_as_conditioning: _TypeAlias = _typing.Literal["corrections_as_conditioning"]  # noqa: Y015
     _WhichOneofArgType__corrections_as_conditioning: _TypeAlias = _typing.Literal["_corrections_as_conditioning", b"_corrections_as_conditioning"]  # noqa: Y015
@@ -489,7 +504,9 @@ class TrackResponse(_message.Message):
     PONG_FIELD_NUMBER: _builtins.int
     TOKEN_RENEWED_FIELD_NUMBER: _builtins.int
     server_seq: _builtins.int
-    """1 for the first response of a session, then one more for each."""
+    """1 for the first response of a session, then one more for each. The `opened` of a resumed stream repeats
+    `Open.last_server_seq`; what is sent again has the number it had.
+    """
     acked_seq: _builtins.int
     """The highest request `seq` received so far."""
     @_builtins.property
@@ -586,7 +603,7 @@ class Limits(_message.Message):
 
     @_builtins.property
     def resume_ttl(self) -> _duration_pb2.Duration:
-        """A session whose connection was lost may be resumed for this long."""
+        """A session whose connection was lost may be resumed for this long; 0: sessions end with their stream."""
 
     def __init__(
         self,
@@ -629,9 +646,9 @@ class Opened(_message.Message):
     state_origin: Global___StateOrigin.ValueType
     """Where the session's memory comes from."""
     resume_token: _builtins.bytes
-    """Reopens the session after a lost connection."""
+    """Reopens the session after a lost connection. Empty: it cannot be resumed."""
     next_seq: _builtins.int
-    """The request `seq` the server expects next."""
+    """The request `seq` the server expects next; on resume, requests from here on are to be sent (again)."""
     drop_policy: Global___DropPolicy.ValueType
     """The drop policy in force."""
     profile: Global___Profile.ValueType
@@ -897,7 +914,7 @@ class GoAway(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     DEADLINE_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.bytes
-    """Reopens the session on another server."""
+    """Reopens the session on another server, once this stream has ended. Empty: it cannot be resumed."""
     @_builtins.property
     def deadline(self) -> _timestamp_pb2.Timestamp:
         """When the server is going to end the stream."""

@@ -33,6 +33,7 @@ from masklet.session.registry import SessionRegistry
 from masklet.session.stream import SessionStream
 from masklet.types import (
     BackendStats,
+    BankSummary,
     DropPolicy,
     FloatArray,
     FrameCodec,
@@ -96,9 +97,17 @@ class ObservedBackend:
         """Open with the settings of the recording."""
         await self._inner.open(session_id, replace(settings, fill_hole_area=0, video_frames=self._video_frames))
 
-    async def attach(self, session_id: str, epoch: int) -> None:
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Of the inner backend."""
-        await self._inner.attach(session_id, epoch)
+        return await self._inner.attach(session_id, epoch, location=location)
+
+    def location(self, session_id: str) -> str:
+        """Of the inner backend."""
+        return self._inner.location(session_id)
+
+    def disown(self, session_id: str) -> None:
+        """Of the inner backend."""
+        self._inner.disown(session_id)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Step, and keep the pointers."""
