@@ -31,6 +31,8 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE | {"size": 100}]}, r"stages\[0\]\.size is 100, but must be a multiple of 32"),
         ({"stages": [STAGE | {"steps": 0}]}, r"stages\[0\]\.steps is 0, but must be at least 1"),
         ({"stages": [STAGE | {"frames": "8"}]}, r"stages\[0\]\.frames is '8', but must be of type int"),
+        ({"stages": [STAGE | {"synthetic": {"fog": 1.0}}]}, r"unknown key synthetic\.fog; known: .*occluder"),
+        ({"stages": [STAGE | {"synthetic": {"min_share": 2.0}}]}, "min_share"),
         ({"stages": [{"steps": 1}]}, r"stages\[0\] lacks frames, size, clips"),
         ({"stages": [STAGE], "interaction": {"click": 0.8, "box": 0.4}}, "must be at most 1"),
         ({"stages": [STAGE], "optimiser": {"ema_decay": 1.0}}, "ema_decay is 1.0"),

@@ -11,6 +11,7 @@ from typing import Any
 from masklet.errors import ConfigError
 from masklet.training.interaction import InteractionSettings
 from masklet.training.losses import LossWeights
+from masklet.training.scene import SyntheticSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Stage:
         focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first teaches to
             call everything background, which takes long to unlearn.
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
+        synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
 
     steps: int
@@ -39,6 +41,19 @@ class Stage:
     image_share: float = 0.0
     focal: float = 0.0
     real_share: float = 0.5
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
+
+    def synthetic_settings(self, frames: int) -> SyntheticSettings:
+        """What the generator draws in this stage, for clips of so many frames.
+
+        Raises:
+            ConfigError: a setting the generator does not have, or a senseless value.
+        """
+        known = {entry.name for entry in fields(SyntheticSettings)} - {"frames", "size"}
+        for key in self.synthetic:
+            if key not in known:
+                raise ConfigError(f"unknown key synthetic.{key}; known: {', '.join(sorted(known))}", field="synthetic")
+        return SyntheticSettings(frames=frames, size=(self.size, self.size), **self.synthetic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +155,7 @@ def check_recipe(recipe: Recipe) -> None:
             _require(getattr(stage, name) >= 1, f"{where}.{name}", getattr(stage, name), "at least 1")
         _require(stage.size >= 32 and stage.size % 32 == 0, f"{where}.size", stage.size, "a multiple of 32")
         _require(stage.learning_rate > 0, f"{where}.learning_rate", stage.learning_rate, "above 0")
+        stage.synthetic_settings(stage.frames)
         _require(stage.focal >= 0, f"{where}.focal", stage.focal, "at least 0")
         for name in ("image_share", "real_share"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")

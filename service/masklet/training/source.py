@@ -20,7 +20,7 @@ from masklet.training.datasets import VideoSequence, sample_clip
 from masklet.training.interaction import Plan, draw_plan
 from masklet.training.parallel import Processes
 from masklet.training.recipe import Recipe, Stage
-from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
+from masklet.training.synthetic import SyntheticVideo
 
 FIRST_TRAINING_SEED = 1_000_000
 _TRIES = 20
@@ -67,8 +67,7 @@ class StepSource(Dataset[StepInput]):
         return FIRST_TRAINING_SEED * (1 + self.recipe.seed) + position
 
     def _synthetic_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
-        settings = SyntheticSettings(frames=frames, size=(stage.size, stage.size))
-        clip = SyntheticVideo(self.assets, settings).clip(seed)
+        clip = SyntheticVideo(self.assets, stage.synthetic_settings(frames)).clip(seed)
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
