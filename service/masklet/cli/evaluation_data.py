@@ -15,6 +15,7 @@ from masklet.training.datasets.clip_sequence import ClipSequence
 _SYNTHETIC = "synthetic"
 _DEFAULT_SEEDS = range(40)
 _SYNTHETIC_MIN_AREA_PX = 64
+_WHOLE_OBJECTS = {"regions": 0.0, "part": 0.0}  # of a part or a stretch of backdrop no single click says where it ends
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +78,7 @@ def _drawn(args: argparse.Namespace, seeds: range) -> list[VideoSequence]:
         if getattr(args, name) < least:
             raise ConfigError(f"--{name} is {getattr(args, name)}, must be at least {least}")
     assets = AssetBank.from_folders(args.assets) if args.assets else AssetBank.procedural()
-    settings = SyntheticSettings(frames=args.frames, size=(args.size, args.size), max_objects=args.objects)
+    size = (args.size, args.size)
+    settings = SyntheticSettings(args.frames, size, args.objects, **_WHOLE_OBJECTS)
     draw = lru_cache(maxsize=1)(SyntheticVideo(assets, settings).clip)
     return [ClipSequence(f"{_SYNTHETIC}-{seed:06d}", partial(draw, seed)) for seed in seeds]
