@@ -40,7 +40,11 @@ class SessionConfig:
         first_message_timeout_s: a stream whose `open` does not come in this time is ended.
         idle_timeout_s: a stream without requests for this long is ended.
         max_session_age_s: a session is ended after this long.
-        resume_ttl_s: a session whose connection was lost may be resumed for this long.
+        resume_ttl_s: a session whose connection was lost may be resumed for this long; 0: it ends with its stream.
+        resume_key_file: keys for resume tokens, the same for all fronts: one a line, hexadecimal or base64, 32 bytes or
+            more; the first signs, all are accepted. Empty: a random key, so that only this process accepts its tokens.
+        ring_messages: answers kept in case the connection they were written to is dead, at most.
+        ring_bytes: the same, in bytes.
         latest_queue_frames: frames waiting under the drop policy `latest`.
         block_queue_frames: frames waiting under the drop policy `block`.
         lost_after_frames: an object absent for more frames than this is lost.
@@ -53,6 +57,9 @@ class SessionConfig:
     idle_timeout_s: float = 60.0
     max_session_age_s: float = 24 * 3600.0
     resume_ttl_s: float = 60.0
+    resume_key_file: str = ""
+    ring_messages: int = 256
+    ring_bytes: int = 16 * 1024 * 1024
     latest_queue_frames: int = 2
     block_queue_frames: int = 4
     lost_after_frames: int = 300
@@ -119,10 +126,11 @@ class TritonConfig:
     """How the service reaches Triton, and how much the model there takes.
 
     Attributes:
-        endpoints: host:port of Triton's gRPC port, for the backend "triton".
+        endpoints: host:port of Triton's gRPC port, for the backend "triton"; several with commas between.
+            "dns:host:port" stands for all addresses of the name, looked up again and again.
         transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), "auto",
             which is shm if the model sees this host's, else raw.
-        connect_timeout_s: how long to wait for a Triton that is not ready when the service starts.
+        connect_timeout_s: how long to wait for a first Triton that is ready when the service starts.
         max_sessions: memory banks the model takes at a time; read by Triton's model.
         idle_timeout_s: the model forgets a session without requests for this long; read by Triton's model. Must outlast
             the service's session.idle_timeout_s and session.resume_ttl_s.
@@ -136,6 +144,43 @@ class TritonConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingConfig:
+    """On which of several Tritons a session lives, and what the service keeps so that it can move when one fails.
+
+    Attributes:
+        checkpoint_every_frames: a session's state is fetched anew after so many answered frames.
+        checkpoint_min_interval_s: after prompts and removals it is fetched at once, but not more often than this.
+        checkpoint_bytes: all states kept; beyond that the oldest and largest give way.
+        replay_frames: answered frames kept at most per session, to be replayed on top of its state.
+        replay_bytes: all such frames, shared evenly between the sessions.
+        recovery_timeout_s: how long a frame may wait for its session to be recovered.
+        recovery_attempts: Tritons that may fail under one frame before it is given up.
+        retry_min_s: first pause before a Triton that failed is tried again; pauses double, with jitter.
+        retry_max_s: longest such pause.
+        canary_timeout_s: how long a Triton may take to show that it works before sessions are placed on it.
+        health_period_s: pause between two looks at a Triton's health, which says when it drains.
+        dns_period_s: pause between two look-ups of a "dns:" endpoint.
+        capacity_object_frames_s: objects times frames per second one Triton takes; 0: only its sessions are counted.
+        reserved_object_frames_s: reserved for a session that does less.
+    """
+
+    checkpoint_every_frames: int = 16
+    checkpoint_min_interval_s: float = 0.5
+    checkpoint_bytes: int = 512 * 1024 * 1024
+    replay_frames: int = 64
+    replay_bytes: int = 1024 * 1024 * 1024
+    recovery_timeout_s: float = 30.0
+    recovery_attempts: int = 3
+    retry_min_s: float = 0.2
+    retry_max_s: float = 5.0
+    canary_timeout_s: float = 10.0
+    health_period_s: float = 0.5
+    dns_period_s: float = 5.0
+    capacity_object_frames_s: float = 0.0
+    reserved_object_frames_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -144,3 +189,4 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     session: SessionConfig = field(default_factory=SessionConfig)
     triton: TritonConfig = field(default_factory=TritonConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)

@@ -30,7 +30,7 @@ def check_rule(key: str, value: object, source: str) -> None:
         raise ConfigError(f"{key} is {value!r}, must be {words} (from {source})", field=key)
 
 
-_ENDPOINT = r"(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}"
+_ENDPOINT = r"(dns:)?(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}"
 
 
 def _endpoints(found: tuple[str, ...]) -> bool:
@@ -67,14 +67,30 @@ RULES: dict[str, _Rule] = {
     "session.idle_timeout_s": _between(0.01, _DAY_S),
     "session.max_session_age_s": _between(0.01, 365 * _DAY_S),
     "session.resume_ttl_s": _between(0, _DAY_S),
+    "session.ring_messages": _between(0, 65536),
+    "session.ring_bytes": _between(0, 1 << 30),
     "session.latest_queue_frames": _between(1, 1024),
     "session.block_queue_frames": _between(1, 1024),
     "session.lost_after_frames": _between(1, 1_000_000_000),
     "session.history_frames": _between(1, 1024),
     "session.max_conditioning_frames": _between(1, 65535),
-    "triton.endpoints": (_endpoints, "host:port, or several with commas between"),
+    "triton.endpoints": (_endpoints, "host:port or dns:host:port, or several with commas between"),
     "triton.transport": _one_of("auto", "shm", "raw", "jpeg"),
     "triton.connect_timeout_s": _between(0, _DAY_S),
     "triton.max_sessions": _between(1, 65535),
     "triton.idle_timeout_s": _between(0.01, 365 * _DAY_S),
+    "routing.checkpoint_every_frames": _between(1, 65535),
+    "routing.checkpoint_min_interval_s": _between(0, _DAY_S),
+    "routing.checkpoint_bytes": _between(0, 1 << 40),
+    "routing.replay_frames": _between(0, 65535),
+    "routing.replay_bytes": _between(0, 1 << 40),
+    "routing.recovery_timeout_s": _between(0, _DAY_S),
+    "routing.recovery_attempts": _between(1, 1024),
+    "routing.retry_min_s": _between(0.001, _DAY_S),
+    "routing.retry_max_s": _between(0.001, _DAY_S),
+    "routing.canary_timeout_s": _between(0.01, _DAY_S),
+    "routing.health_period_s": _between(0.01, _DAY_S),
+    "routing.dns_period_s": _between(0.01, _DAY_S),
+    "routing.capacity_object_frames_s": _between(0, 1e9),
+    "routing.reserved_object_frames_s": _between(0, 1e9),
 }

@@ -207,11 +207,20 @@ class StepResult:
     """The answer to one `StepRequest`: one entry per object, by rising object id.
 
     After a correction (`image` None) only the corrected objects are listed.
+
+    Attributes:
+        frame_seq: of the request.
+        objects: the objects.
+        revised: it answers a correction.
+        recovered: where the session's memory comes from, if it had to be recovered since the last result.
+        recovery_s: how long that took.
     """
 
     frame_seq: int
     objects: tuple[ObjectMask, ...]
     revised: bool = False
+    recovered: StateOrigin | None = None
+    recovery_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

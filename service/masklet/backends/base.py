@@ -36,8 +36,8 @@ class Backend(Protocol):
         """What is held here."""
         ...
 
-    async def open(self, session_id: str, settings: TrackSettings) -> None:
-        """Start an empty memory bank. Raises BackendError if the id is already open."""
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
+        """Start an empty memory bank, owned with this epoch. Raises BackendError if the id is already open."""
         ...
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
@@ -85,8 +85,8 @@ class Backend(Protocol):
         """
         ...
 
-    async def import_state(self, session_id: str, state: bytes) -> None:
-        """Open a session with an exported state.
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
+        """Open a session with an exported state, owned with this epoch.
 
         Raises:
             BackendError: the id is already open, or the state is not an exported state of this model.

@@ -15,6 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.ownership import Owners
 from masklet.config import ModelConfig
 from masklet.engine import Engine
@@ -95,9 +96,9 @@ class EmbeddedBackend:
             batched_steps=self._batched_steps,
         )
 
-    async def open(self, session_id: str, settings: TrackSettings) -> None:
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Start an empty memory bank."""
-        await self._begin(session_id, lambda engine: engine.open(session_id, settings))
+        await self._begin(session_id, epoch, lambda engine: engine.open(session_id, settings))
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open here. There is one owner, this backend, so only the epoch is checked."""
@@ -126,9 +127,9 @@ class EmbeddedBackend:
         state: bytes = await self._submit(_Call(session_id, run=lambda engine: engine.export_state(session_id)))
         return state
 
-    async def import_state(self, session_id: str, state: bytes) -> None:
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Open a session with an exported state."""
-        await self._begin(session_id, lambda engine: engine.import_state(session_id, state))
+        await self._begin(session_id, epoch, lambda engine: engine.import_state(session_id, state))
 
     async def close(self, session_id: str) -> None:
         """Forget a session."""
@@ -139,10 +140,10 @@ class EmbeddedBackend:
 
         await self._submit(_Call(session_id, run=end))
 
-    async def _begin(self, session_id: str, start: Callable[[Engine], None]) -> None:
+    async def _begin(self, session_id: str, epoch: int, start: Callable[[Engine], None]) -> None:
         def begin(engine: Engine) -> None:
             start(engine)
-            self._owners.add(session_id)
+            self._owners.add(session_id, epoch)
 
         await self._submit(_Call(session_id, run=begin))
 

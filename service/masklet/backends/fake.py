@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.fake_bank import Bank, pack, unpack
 from masklet.backends.ownership import Owners
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
@@ -105,11 +106,11 @@ class FakeBackend:
         held = sum(bank.byte_count for bank in self._banks.values())
         return BackendStats(len(self._banks), held, self._steps_done, self._steps_done)
 
-    async def open(self, session_id: str, settings: TrackSettings) -> None:
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Starts an empty bank. Raises BackendError if the id is already open."""
         self._check_free(session_id)
         self._banks[session_id] = Bank(settings)
-        self._owners.add(session_id)
+        self._owners.add(session_id, epoch)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Owns a session that is open here. Raises SessionStateLost or SessionSuperseded."""
@@ -139,11 +140,11 @@ class FakeBackend:
         """The whole state. Raises SessionStateLost if the session is not open here."""
         return pack(self._bank(session_id))
 
-    async def import_state(self, session_id: str, state: bytes) -> None:
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Opens a session with an exported state. Raises BackendError if the id is open or the state is not one."""
         self._check_free(session_id)
         self._banks[session_id] = unpack(state)
-        self._owners.add(session_id)
+        self._owners.add(session_id, epoch)
 
     async def close(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""

@@ -49,6 +49,7 @@ from masklet.types import (
 
 _KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
 _RETRY_S = 0.2
+_HEALTH_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0  # of the first call, by a model that says it is ready
 _LEAVING_S = 5.0  # for requests on their way
 _NO_STATS = BackendStats(0, 0, 0, 0)
@@ -128,13 +129,27 @@ class TritonBackend:
         """What the model holds, for all its clients, as of its newest answer to this one."""
         return self._stats
 
-    async def open(self, session_id: str, settings: TrackSettings) -> None:
-        """Start an empty memory bank."""
-        await self._begin(session_id, Call(Operation.OPEN, settings=settings))
+    @property
+    def max_sessions(self) -> int:
+        """Memory banks the model takes, of all its clients."""
+        return self.facts.max_sessions
 
-    async def import_state(self, session_id: str, state: bytes) -> None:
+    async def is_ready(self) -> bool:
+        """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
+        if self._client is None:
+            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
+        try:
+            return bool(await self._client.is_server_ready(client_timeout=_HEALTH_TIMEOUT_S))
+        except InferenceServerException as error:
+            raise _translated(error, self._endpoint) from error
+
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
+        """Start an empty memory bank."""
+        await self._begin(session_id, Call(Operation.OPEN, epoch, settings=settings))
+
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Open a session with an exported state."""
-        await self._begin(session_id, Call(Operation.IMPORT, state=state))
+        await self._begin(session_id, Call(Operation.IMPORT, epoch, state=state))
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open in this Triton."""
@@ -237,7 +252,7 @@ class TritonBackend:
     async def _begin(self, session_id: str, call: Call) -> None:
         if session_id in self._sessions:
             raise BackendError(f"session {session_id} is already open")
-        owned = self._sessions[session_id] = _Owned(FIRST_EPOCH)
+        owned = self._sessions[session_id] = _Owned(call.epoch)
         try:
             await self._run(owned, lambda: self._ask(session_id, call, start=True))
         except MaskletError:

@@ -12,6 +12,7 @@ from masklet.types import BackendStats
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.033, 0.05, 0.066, 0.08, 0.1, 0.133, 0.2, 0.333, 0.5, 1.0, 2.0, 5.0)
 DURATION_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0)
+DETACHED_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -28,6 +29,7 @@ class Metrics:
         self._steps_seen = 0
         self._add_frames()
         self._add_streams()
+        self._add_recoveries()
         self._add_freshness()
         self._add_capacity()
 
@@ -50,18 +52,51 @@ class Metrics:
             buckets=DURATION_BUCKETS_S,
             registry=self.registry,
         )
+        self.resumes = self._counter(
+            "resumes",
+            "Sessions to be resumed, by where their memory came from and the outcome.",
+            "origin",
+            "outcome",
+        )
+        self.session_detached = Histogram(
+            "masklet_session_detached_seconds",
+            "From a session's losing its stream to its having one again.",
+            buckets=DETACHED_BUCKETS_S,
+            registry=self.registry,
+        )
         self.rpcs = self._counter("rpcs", "Calls ended, by method and gRPC code.", "method", "code")
         self.stream_closed = self._counter("stream_closed", "Streams ended, by reason.", "reason")
         self.sessions_rejected = self._counter("sessions_rejected", "Sessions refused, by reason.", "reason")
+
+    def _add_recoveries(self) -> None:
+        self.recoveries = self._counter(
+            "recoveries",
+            "Sessions whose Triton failed or drained: recovered, or the reason why not.",
+            "origin",
+            "outcome",
+        )
+        self.session_recovery = self._histogram(
+            "session_recovery_seconds", "From the loss of a session's Triton to going on elsewhere."
+        )
+        self.checkpoint_seconds = self._histogram("checkpoint_seconds", "Fetching a session's state.")
 
     def _add_freshness(self) -> None:
         self.result_staleness = self._histogram(
             "result_staleness_seconds",
             "From capturing a frame, by the client's clock, to writing its masks; only if the client sends the time.",
         )
+        self.time_since_last_result = self._gauge(
+            "time_since_last_result_seconds", "The longest time any client connected has been waiting for a result."
+        )
 
     def _add_capacity(self) -> None:
         self.frame_queue_depth = self._gauge("frame_queue_depth", "Frames waiting for their turn, all sessions.")
+        self.session_load = self._gauge("session_load", "Objects times frames per second, of sessions in Tritons.")
+        self.session_capacity = self._gauge(
+            "session_capacity", "What usable Tritons take of it (routing.capacity_object_frames_s); 0: not set."
+        )
+        self.triton_endpoints = self._gauge("triton_endpoints", "Tritons by state.", "state")
+        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Bytes of sessions' states kept against failures.")
         self.batch_size = self._gauge("batch_size", "Mean steps per batch since the last sample.")
         self.bank_bytes = self._gauge("bank_bytes", "Bytes held in memory banks.")
         self.banks = self._gauge("banks", "Memory banks held.")

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from masklet.backends.base import Backend
+from masklet.backends.base import FIRST_EPOCH, Backend
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.errors import BackendError
 from masklet.observability.metrics import Metrics
@@ -93,9 +93,10 @@ class ObservedBackend:
         """Of the inner backend."""
         return self._inner.stats()
 
-    async def open(self, session_id: str, settings: TrackSettings) -> None:
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Open with the settings of the recording."""
-        await self._inner.open(session_id, replace(settings, fill_hole_area=0, video_frames=self._video_frames))
+        exact = replace(settings, fill_hole_area=0, video_frames=self._video_frames)
+        await self._inner.open(session_id, exact, epoch=epoch)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Of the inner backend."""
@@ -119,9 +120,9 @@ class ObservedBackend:
         """Of the inner backend."""
         return await self._inner.export_state(session_id)
 
-    async def import_state(self, session_id: str, state: bytes) -> None:
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Of the inner backend."""
-        await self._inner.import_state(session_id, state)
+        await self._inner.import_state(session_id, state, epoch=epoch)
 
     async def close(self, session_id: str) -> None:
         """Of the inner backend."""
@@ -146,7 +147,7 @@ class Replay:
         ConfigError: the recording lacks an answer.
         """
         registry, limits = SessionRegistry(1), LimitsConfig(max_frame_bytes=64 * 2**20)
-        context = StreamContext(self.backend, registry, limits, SessionConfig(idle_timeout_s=3600), Metrics())
+        context = StreamContext(self.backend, registry, limits, SessionConfig(idle_timeout_s=3600, resume_ttl_s=0), Metrics())
         requests = _Requests()
         async with aclosing(SessionStream(context, peer="verify").run(requests)) as answers:
             self._send(requests, self._open())

@@ -1,0 +1,74 @@
+"""Finding a session that another front has opened, at one of many endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+
+from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost, SessionSuperseded
+from masklet.routing.fleet import Fleet
+from masklet.routing.link import Link
+from masklet.types import BankSummary
+
+_RETRY_AFTER_S = 2.0
+_ANSWER_TIMEOUT_S = 5.0
+_LOG = logging.getLogger(__name__)
+
+_Found = tuple[Link, BankSummary]
+
+
+async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> _Found:
+    """Own a session wherever it is.
+
+    All endpoints are asked, also where `location` is right: after a failure a copy of old may be left somewhere. The
+    copy that has seen most frames is taken, of equals that at `location`; others are closed.
+
+    Raises:
+        SessionStateLost: none of them has it.
+        SessionSuperseded: it has a later owner.
+        BackendUnavailable: no endpoint can be used.
+    """
+    links = fleet.links()
+    if not links:
+        raise BackendUnavailable(f"no Triton can be used: {fleet.why()}", retry_after_s=_RETRY_AFTER_S)
+    answers = await asyncio.gather(*(_attach(link, session_id, epoch) for link in links), return_exceptions=True)
+    for link, answer in zip(links, answers, strict=True):
+        if isinstance(answer, BackendUnavailable):
+            fleet.eject(link, str(answer))
+    found = [answer for answer in answers if not isinstance(answer, BaseException)]
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    superseded = next((one for one in failures if isinstance(one, SessionSuperseded)), None)
+    newest = None if superseded else max(found, key=lambda one: _worth(one, location), default=None)
+    for one in found:
+        if one is not newest:
+            await _close(one[0], session_id)
+    if newest is None:
+        raise superseded or _not_found(failures, session_id, len(links))
+    return newest
+
+
+async def _attach(link: Link, session_id: str, epoch: int) -> _Found:
+    try:
+        async with asyncio.timeout(_ANSWER_TIMEOUT_S):
+            return link, await link.backend.attach(session_id, epoch)
+    except TimeoutError:
+        message = f"{link.address} did not say within {_ANSWER_TIMEOUT_S:g} s whether it has session {session_id}"
+        raise BackendError(message, retry_after_s=_RETRY_AFTER_S) from None  # slow, which is no reason to eject it
+
+
+def _worth(found: _Found, location: str) -> tuple[int, bool]:
+    link, summary = found
+    return summary.last_frame_seq, link.address == location
+
+
+def _not_found(failures: list[BaseException], session_id: str, asked: int) -> BaseException:
+    """Of what the endpoints said: their own failures say more than that they do not have it."""
+    others = [one for one in failures if not isinstance(one, SessionStateLost)]
+    return others[0] if others else SessionStateLost(f"session {session_id} is at none of {asked} Tritons")
+
+
+async def _close(link: Link, session_id: str) -> None:
+    _LOG.warning("a copy of a session is closed", extra={"session": session_id, "endpoint": link.address})
+    with suppress(MaskletError):
+        await link.backend.close(session_id)

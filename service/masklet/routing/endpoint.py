@@ -1,0 +1,245 @@
+"""The life of one endpoint: connected to, tried, used, drained or ejected, and tried again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from enum import StrEnum
+
+from masklet.config import RoutingConfig
+from masklet.errors import BackendError, BackendUnavailable, MaskletError
+from masklet.routing.link import Link, RoutedTo, same_model, sing
+from masklet.types import ModelDescription
+
+_UNREACHABLE_LOOKS = 2  # a look at the health that fails once may be a lost packet
+_MAX_ORPHANS = 4096
+_LOG = logging.getLogger(__name__)
+
+
+class EndpointState(StrEnum):
+    """What an endpoint is good for."""
+
+    CONNECTING = "connecting"  # never worked so far
+    PROBATION = "probation"  # answers, and has to show that it works
+    HEALTHY = "healthy"
+    EJECTED = "ejected"  # failed, and is tried again
+    DRAINING = "draining"  # serves what it has
+
+
+class Endpoint:
+    """One address. `run` it for as long as it is wanted.
+
+    Args:
+        address: host:port.
+        make_backend: a backend for the address, not entered yet; a fresh one for each connection.
+        settings: times.
+        expected: what the fleet runs, once it is known; another model is not used.
+        changed: called when the state has changed.
+        drain: moves sessions away from a link that drains.
+
+    Attributes:
+        state: what it is good for.
+        link: the connection while there is one.
+        error: why there is none.
+        orphans: sessions that may have been left behind there, with an epoch above theirs: closed before it is used.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        make_backend: Callable[[str], RoutedTo],
+        settings: RoutingConfig,
+        *,
+        expected: Callable[[], ModelDescription | None],
+        changed: Callable[[], None],
+        drain: Callable[[Link], Awaitable[None]],
+    ) -> None:
+        self.address = address
+        self.state = EndpointState.CONNECTING
+        self.link: Link | None = None
+        self.error: MaskletError | None = None
+        self.orphans: dict[str, int] = {}
+        self._make_backend = make_backend
+        self._settings = settings
+        self._expected = expected
+        self._changed = changed
+        self._drain = drain
+        self._retired = asyncio.Event()
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._sweeping = asyncio.Lock()
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether discovery no longer names it."""
+        return self._retired.is_set()
+
+    def retire(self) -> None:
+        """Discovery no longer names it: it is drained, then `run` returns."""
+        self._retired.set()
+
+    def revive(self) -> None:
+        """Discovery names it again."""
+        self._retired.clear()
+
+    def remember_orphan(self, session_id: str, epoch: int) -> None:
+        """A session may be left behind here; `epoch` is above its own, and not above that of any copy still wanted."""
+        self.orphans[session_id] = max(epoch, self.orphans.pop(session_id, 0))
+        while len(self.orphans) > _MAX_ORPHANS:
+            del self.orphans[next(iter(self.orphans))]
+
+    async def close_orphans(self, backend: RoutedTo, only: str | None = None) -> None:
+        """Close what may be left behind, or one such session. Raises BackendUnavailable."""
+        async with self._sweeping:
+            for session_id in [only] if only else list(self.orphans):
+                epoch = self.orphans.get(session_id)
+                if epoch is not None:
+                    await _close_orphan(backend, session_id, epoch)
+                    self.orphans.pop(session_id, None)
+
+    async def run(self) -> None:
+        """Connects and watches, again and again, until retired and empty, or cancelled."""
+        pause_s = self._settings.retry_min_s
+        try:
+            while not self.is_retired:
+                link = await self._connect()
+                if link is not None:
+                    pause_s = self._settings.retry_min_s
+                    await self._watch(link)
+                    self._leave(link)
+                await self._pause(pause_s * random.uniform(0.5, 1.0))
+                pause_s = min(2 * pause_s, self._settings.retry_max_s)
+        finally:
+            if self.link is not None:
+                self._leave(self.link)
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+
+    async def _connect(self) -> Link | None:
+        """A link that has shown that it works, or None; `error` says why."""
+        backend = self._make_backend(self.address)
+        refused = await self._within_time(backend.__aenter__())
+        if refused is None:
+            link = self.link = Link(self.address, backend)
+            self._become(EndpointState.PROBATION)
+            refused = await self._within_time(self._try(link))
+            if refused is None:
+                self.error = None
+                self._become(EndpointState.HEALTHY)
+                return link
+            self._leave(link)
+        self._refuse(refused)
+        return None
+
+    async def _within_time(self, work: Awaitable[object]) -> MaskletError | None:
+        """What came of it, if not success."""
+        try:
+            async with asyncio.timeout(self._settings.canary_timeout_s):
+                await work
+        except MaskletError as error:
+            return error
+        except TimeoutError:
+            return self._too_slow()
+        except Exception as error:  # one endpoint's surprise must not end the search for it
+            _LOG.exception("endpoint failed", extra={"endpoint": self.address})
+            return BackendUnavailable(f"{self.address}: {type(error).__name__}: {error}")
+        return None
+
+    async def _try(self, link: Link) -> None:
+        self._check_model(link.backend.describe())
+        await sing(link.backend)
+        await self.close_orphans(link.backend)
+
+    def _check_model(self, found: ModelDescription) -> None:
+        expected = self._expected()
+        if expected is not None and not same_model(found, expected):
+            raise BackendError(
+                f"{self.address} runs {found.model} {found.weights_sha256[:12]} at {found.input_size} px in "
+                f"{found.precision}, the others {expected.model} {expected.weights_sha256[:12]} at "
+                f"{expected.input_size} px in {expected.precision}"
+            )
+
+    async def _watch(self, link: Link) -> None:
+        """Returns when the link has failed, or when the endpoint is retired and empty."""
+        unreachable = 0
+        while link.is_alive:
+            try:
+                ready = await self._looked(link)
+                unreachable = 0
+            except BackendUnavailable as error:
+                ready, unreachable = not link.draining, unreachable + 1
+                if unreachable >= _UNREACHABLE_LOOKS:
+                    link.fail(str(error))
+                    continue
+            link.draining = self.is_retired or not ready
+            self._become(EndpointState.DRAINING if link.draining else EndpointState.HEALTHY)
+            if link.draining and link.loads:
+                await self._drain(link)
+            if self.is_retired and not link.loads:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.health_period_s):
+                    await link.failed.wait()
+
+    async def _looked(self, link: Link) -> bool:
+        try:
+            async with asyncio.timeout(self._settings.canary_timeout_s):
+                ready = await link.backend.is_ready()
+                if ready:
+                    await self.close_orphans(link.backend)
+                return ready
+        except TimeoutError:
+            raise self._too_slow() from None
+
+    def _leave(self, link: Link) -> None:
+        """Frees the connection in the background: it may take seconds if the other side is gone."""
+        link.fail("the connection was closed")
+        self.link = None
+        if link.failure:
+            self.error = BackendUnavailable(f"{self.address}: {link.failure}")
+        task = asyncio.create_task(_left(link))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        self._become(EndpointState.EJECTED)
+
+    def _refuse(self, error: MaskletError) -> None:
+        self.error = error
+        _LOG.info("endpoint not usable", extra={"endpoint": self.address, "why": str(error)})
+        if self.state is not EndpointState.CONNECTING:
+            self._become(EndpointState.EJECTED)
+        self._changed()
+
+    def _become(self, state: EndpointState) -> None:
+        if state is not self.state:
+            why = self.link.failure if self.link else ""
+            level = logging.WARNING if state is EndpointState.EJECTED else logging.INFO
+            _LOG.log(level, "endpoint %s", state, extra={"endpoint": self.address, "why": why})
+            self.state = state
+        self._changed()
+
+    def _too_slow(self) -> BackendUnavailable:
+        return BackendUnavailable(f"{self.address} did not answer within {self._settings.canary_timeout_s:g} s")
+
+    async def _pause(self, pause_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._retired.wait()
+
+
+async def _close_orphan(backend: RoutedTo, session_id: str, epoch: int) -> None:
+    try:
+        await backend.attach(session_id, epoch)
+        await backend.close(session_id)
+    except BackendUnavailable:
+        raise
+    except MaskletError:
+        pass  # it is gone, or has a later owner
+
+
+async def _left(link: Link) -> None:
+    try:
+        await link.backend.__aexit__(None, None, None)
+    except MaskletError as error:
+        _LOG.warning("endpoint not left in peace", extra={"endpoint": link.address, "why": str(error)})

@@ -1,0 +1,101 @@
+"""One connection to an endpoint, from the moment it has shown that it works to its first failure."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Protocol
+
+import numpy as np
+
+from masklet.backends.base import Backend
+from masklet.errors import BackendError
+from masklet.types import ModelDescription, Prompt, StepRequest, TrackSettings
+
+_CANARY_SIDE = 32
+
+
+class RoutedTo(Backend, Protocol):
+    """A backend that sessions are routed to."""
+
+    @property
+    def max_sessions(self) -> int:
+        """Memory banks it takes, of all its clients."""
+        ...
+
+    async def is_ready(self) -> bool:
+        """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
+        ...
+
+
+class Link:
+    """Sessions are pinned to links, not to addresses: after a failure the same address is another link.
+
+    Attributes:
+        address: host:port.
+        backend: entered.
+        draining: it serves what it has, and takes nothing new.
+        failed: set at the first failure; nothing is sent there any more.
+        loads: what is pinned here: object-frames per second by session id.
+    """
+
+    def __init__(self, address: str, backend: RoutedTo) -> None:
+        self.address = address
+        self.backend = backend
+        self.draining = False
+        self.failed = asyncio.Event()
+        self.failure = ""
+        self.loads: dict[str, float] = {}
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether requests of its sessions may be sent."""
+        return not self.failed.is_set()
+
+    @property
+    def takes_sessions(self) -> bool:
+        """Whether it is neither failed nor draining."""
+        return self.is_alive and not self.draining
+
+    @property
+    def load(self) -> float:
+        """Object-frames per second of what is pinned here."""
+        return sum(self.loads.values())
+
+    @property
+    def free_sessions(self) -> int:
+        """Memory banks it still takes: others may be using it too, which its own count says."""
+        return self.backend.max_sessions - max(len(self.loads), self.backend.stats().sessions)
+
+    def fail(self, why: str) -> None:
+        """The breaker opens; the first reason stays."""
+        if self.is_alive:
+            self.failure = why
+            self.failed.set()
+
+
+async def sing(backend: Backend) -> None:
+    """The canary: a session of two tiny frames, opened and closed, as a proof of life.
+
+    Raises:
+        MaskletError: it failed.
+    """
+    name = f"canary-{uuid.uuid4().hex}"
+    image = np.zeros((_CANARY_SIDE, _CANARY_SIDE, 3), np.uint8)
+    middle = Prompt.clicks(1, [(_CANARY_SIDE / 2, _CANARY_SIDE / 2)])
+    await backend.open(name, TrackSettings())
+    for request in (StepRequest(1, image, (middle,)), StepRequest(2, image)):
+        found = [one.object_id for one in (await backend.step(name, request)).objects]
+        if found != [1]:
+            raise BackendError(f"the canary's frame {request.frame_seq} has objects {found!r:.80}, must be [1]")
+    await backend.close(name)  # not in a `finally`: whoever gave up waiting, or saw it fail, leaves the backend
+
+
+def same_model(one: ModelDescription, other: ModelDescription) -> bool:
+    """Whether sessions may move between them: network, weights, size and precision."""
+    return (one.model, one.weights_sha256, one.input_size, one.precision) == (
+        other.model,
+        other.weights_sha256,
+        other.input_size,
+        other.precision,
+    )

@@ -1,0 +1,228 @@
+"""Tritons that are not there: servers with exact, instant banks that can be killed, drained, held up, brought back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from tests.routing.simulated import now_s
+
+from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.fake import FakeBackend
+from masklet.config import RoutingConfig
+from masklet.errors import AdmissionRefused, BackendUnavailable, MaskletError
+from masklet.observability.metrics import Metrics
+from masklet.routing.discovery import Discovery, ListedEndpoints
+from masklet.routing.router import RoutedBackend
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ModelDescription,
+    Prompt,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
+
+SETTINGS = TrackSettings(history_frames=3)
+ROUTING = RoutingConfig(checkpoint_every_frames=4, checkpoint_min_interval_s=0.5)
+
+
+class Place:
+    """One Triton, as its clients see it.
+
+    Attributes:
+        up: whether anything answers.
+        stub: whether the model's process lives; health does not tell.
+        ready: its health.
+        max_sessions: banks it takes.
+        latency_s: of each call.
+        steps: frame numbers, as they were carried out.
+        lies: what exporting gives instead of the state.
+        die_on: kills the model's process when it gets this frame.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.backend = FakeBackend()
+        self.backend._entered = True
+        self.up = self.stub = self.ready = True
+        self.max_sessions = 100
+        self.latency_s = 0.001
+        self.steps: list[int] = []
+        self.lies: bytes | None = None
+        self.die_on: int | None = None
+        self.connections = 0
+        self.model = "fake"
+
+    def kill(self) -> None:
+        """kill -9: banks are gone, nothing answers."""
+        self.up = False
+        self.forget()
+
+    def forget(self) -> None:
+        self.backend = FakeBackend()
+        self.backend._entered = True
+
+    def start(self) -> None:
+        self.up = self.stub = self.ready = True
+
+    @property
+    def sessions(self) -> set[str]:
+        return set(self.backend._banks)
+
+    async def call(self) -> None:
+        await asyncio.sleep(self.latency_s)
+        if not self.up:
+            raise BackendUnavailable(f"UNAVAILABLE: {self.address}")
+        if not self.stub:
+            raise BackendUnavailable(f"{self.address}: not healthy")
+
+
+class Client:
+    """A `RoutedTo` over a place, fenced by epochs and closing its sessions when left, as `TritonBackend` does."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.epochs: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.place.call()
+        self.place.connections += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.place.connections -= 1
+        for session_id in list(self.epochs):
+            with suppress(MaskletError):
+                await self.close(session_id)
+
+    @property
+    def max_sessions(self) -> int:
+        return self.place.max_sessions
+
+    async def is_ready(self) -> bool:
+        if not self.place.up:
+            raise BackendUnavailable("UNAVAILABLE")
+        return self.place.ready
+
+    def describe(self) -> ModelDescription:
+        return replace(self.place.backend.describe(), model=self.place.model)
+
+    def stats(self) -> BackendStats:
+        return self.place.backend.stats()
+
+    def location(self, session_id: str) -> str:
+        return ""
+
+    def disown(self, session_id: str) -> None:
+        self.epochs.pop(session_id, None)
+
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
+        await self._room()
+        await self.place.backend.open(session_id, settings, epoch=epoch)
+        self.epochs[session_id] = epoch
+
+    async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
+        await self._room()
+        await self.place.backend.import_state(session_id, state, epoch=epoch)
+        self.epochs[session_id] = epoch
+
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
+        await self.place.call()
+        summary = await self.place.backend.attach(session_id, epoch)
+        self.epochs[session_id] = epoch
+        return summary
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        await self._owned(session_id)
+        if request.frame_seq == self.place.die_on:
+            self.place.stub = False
+            self.place.forget()
+            await self.place.call()
+        result = await self.place.backend.step(session_id, request)
+        self.place.steps.append(request.frame_seq)
+        await self.place.call()  # killed now, the frame was carried out but nobody knows
+        return result
+
+    async def export_state(self, session_id: str) -> bytes:
+        await self._owned(session_id)
+        return self.place.lies or await self.place.backend.export_state(session_id)
+
+    async def close(self, session_id: str) -> None:
+        epoch = self.epochs.pop(session_id, None)
+        if epoch is not None:
+            await self.place.call()
+            self.place.backend._owners.check(session_id, epoch)
+            await self.place.backend.close(session_id)
+
+    async def _owned(self, session_id: str) -> None:
+        await self.place.call()
+        self.place.backend._owners.check(session_id, self.epochs[session_id])
+
+    async def _room(self) -> None:
+        await self.place.call()
+        if not self.place.ready:
+            raise BackendUnavailable("UNAVAILABLE: Server is stopping")
+        if len(self.place.sessions) >= self.place.max_sessions:
+            raise AdmissionRefused("full")
+
+
+class Farm:
+    """Some places, and routers over them."""
+
+    def __init__(self, *names: str) -> None:
+        self.places = {name: Place(name) for name in names}
+        self.metrics = Metrics()
+
+    def __getitem__(self, name: str) -> Place:
+        return self.places[name]
+
+    def client(self, address: str) -> Client:
+        return Client(self.places[address])
+
+    def holding(self, session_id: str) -> set[str]:
+        """Where the session has a bank."""
+        return {name for name, place in self.places.items() if session_id in place.sessions}
+
+    @asynccontextmanager
+    async def routed(
+        self, discovery: Discovery | None = None, *, first_timeout_s: float = 30.0, **settings: Any
+    ) -> AsyncIterator[RoutedBackend]:
+        backend = RoutedBackend(
+            discovery or ListedEndpoints(list(self.places)),
+            self.client,
+            replace(ROUTING, **settings),
+            first_timeout_s=first_timeout_s,
+            metrics=self.metrics,
+            clock=now_s,
+        )
+        async with backend:
+            await asyncio.sleep(1.0)  # all that are up are used
+            yield backend
+
+
+def request(seq: int, *prompts: Prompt, remove: Sequence[int] = ()) -> StepRequest:
+    return StepRequest(seq, np.zeros((24, 32, 3), np.uint8), prompts, tuple(remove))
+
+
+def click(object_id: int = 1, x: float = 4.0) -> Prompt:
+    return Prompt.clicks(object_id, [(x, 12.0)])
+
+
+def masks(result: StepResult) -> list[tuple[int, bytes]]:
+    return [(one.object_id, one.mask.tobytes()) for one in result.objects]
+
+
+async def undisturbed(requests: Sequence[StepRequest]) -> list[list[tuple[int, bytes]]]:
+    """What a single backend that nothing happens to answers."""
+    async with FakeBackend() as backend:
+        await backend.open("s", SETTINGS)
+        return [masks(await backend.step("s", one)) for one in requests]
