@@ -43,9 +43,13 @@ def test_later_sources_win(
     assert load(tmp_path, toml, environ, flags).server.port == port
 
 
+def as_text(default: object) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
 def test_every_default_survives_every_source(tmp_path: Path) -> None:
-    text = {key.path: str(key.default) for key in config_keys().values()}
-    variables = {key.variable: str(key.default) for key in config_keys().values()}
+    text = {key.path: as_text(key.default) for key in config_keys().values()}
+    variables = {key.variable: as_text(key.default) for key in config_keys().values()}
     read = [load(tmp_path, to_toml(Config())), load_config(None, variables, {}), load_config(None, {}, text)]
     assert read == [Config()] * 3
 

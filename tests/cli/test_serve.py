@@ -22,7 +22,7 @@ from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
 
 FLAGS = ("serve", "--server.backend", "fake", "--server.port", "0", "--server.metrics_port", "0")
 # The command as it is, but for a backend that keeps every frame, or that never has its model loaded.
-HOLDING = "lifecycle.make_backend = lambda config: FakeBackend([Hold(asyncio.Event())])"
+HOLDING = "lifecycle.make_backend = lambda config, **_: FakeBackend([Hold(asyncio.Event())])"
 LOADING = "FakeBackend.__aenter__ = lambda self: asyncio.Event().wait()"
 SCRIPT = """
 import asyncio, sys

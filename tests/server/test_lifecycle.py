@@ -16,7 +16,8 @@ from masklet.backends.fake import FakeBackend, Hold
 from masklet.config import Config
 from masklet.errors import BackendUnavailable, ConfigError, WeightsError
 from masklet.observability.sampler import sample_forever
-from masklet.server.lifecycle import SEGMENTATION_SERVICE, SESSION_SERVICE, Server, make_backend
+from masklet.server.choice import make_backend
+from masklet.server.lifecycle import SEGMENTATION_SERVICE, SESSION_SERVICE, Server
 from masklet.types import BackendStats
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1 import session_pb2
@@ -227,5 +228,5 @@ def test_a_configuration_out_of_range_is_refused(config: Config) -> None:
 
 
 def test_a_backend_that_is_not_there_is_named(config: Config) -> None:
-    with pytest.raises(ConfigError, match="'triton', which this version does not have"):
-        make_backend(server_config(config, backend="triton"))
+    with pytest.raises(ConfigError, match="'nowhere', which this version does not have"):
+        make_backend(server_config(config, backend="nowhere"))

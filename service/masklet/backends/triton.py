@@ -53,6 +53,7 @@ _HEALTH_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0  # of the first call, by a model that says it is ready
 _LEAVING_S = 5.0  # for requests on their way
 _NO_STATS = BackendStats(0, 0, 0, 0)
+_EXITING = "Server exiting"  # what health calls say after SIGTERM, while sequences are still served
 _GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 _GONE_WORDS = ("not healthy", "unknown model", "not ready", "no available versions", "not found")
 _LOG = logging.getLogger(__name__)
@@ -141,6 +142,8 @@ class TritonBackend:
         try:
             return bool(await self._client.is_server_ready(client_timeout=_HEALTH_TIMEOUT_S))
         except InferenceServerException as error:
+            if _EXITING in str(error.message()):
+                return False
             raise _translated(error, self._endpoint) from error
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:

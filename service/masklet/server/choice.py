@@ -1,0 +1,62 @@
+"""The backend a configuration names; what it needs is imported here and only when it is named."""
+
+from __future__ import annotations
+
+from masklet.backends.base import Backend
+from masklet.config import Config
+from masklet.errors import ConfigError
+from masklet.observability.metrics import Metrics
+from masklet.routing.discovery import discover
+from masklet.routing.link import RoutedTo
+from masklet.routing.router import RoutedBackend
+
+_ENGINE_EXTRA = ("torch", "safetensors")
+_TRITON_EXTRA = ("tritonclient",)
+
+
+def make_backend(config: Config, *, metrics: Metrics | None = None) -> Backend:
+    """The backend `config.server.backend` names; `metrics` is where it says what it does.
+
+    Raises:
+        ConfigError: the backend is unknown, or what it needs is not installed.
+    """
+    name = config.server.backend
+    if name == "fake":
+        from masklet.backends.fake import FakeBackend
+
+        return FakeBackend()
+    if name == "triton":
+        return _triton_backend(config, metrics)
+    if name != "embedded":
+        raise ConfigError(f"server.backend is {name!r}, which this version does not have", field="server.backend")
+    try:
+        from masklet.backends.embedded import EmbeddedBackend
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, name, "engine", _ENGINE_EXTRA) from error
+    return EmbeddedBackend(config.model)
+
+
+def _triton_backend(config: Config, metrics: Metrics | None) -> Backend:
+    try:
+        from masklet.backends.triton import TritonBackend
+    except ModuleNotFoundError as error:
+        raise _not_installed(error, "triton", "triton", _TRITON_EXTRA) from error
+    triton, routing = config.triton, config.routing
+
+    def connect(address: str) -> RoutedTo:  # the router tries again by itself
+        return TritonBackend(address, transport=triton.transport, connect_timeout_s=0)
+
+    return RoutedBackend(
+        discover(triton.endpoints, dns_period_s=routing.dns_period_s),
+        connect,
+        routing,
+        first_timeout_s=triton.connect_timeout_s,
+        metrics=metrics,
+    )
+
+
+def _not_installed(error: ModuleNotFoundError, backend: str, extra: str, needs: tuple[str, ...]) -> Exception:
+    if error.name not in needs:
+        return error
+    message = f"server.backend is {backend!r}, which needs {error.name}: pip install masklet[{extra}]"
+    return ConfigError(message, field="server.backend")
