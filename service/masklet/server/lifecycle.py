@@ -15,11 +15,12 @@ from grpc_reflection.v1alpha import reflection
 
 import masklet
 from masklet.backends.base import Backend
-from masklet.config import Config, TritonConfig
+from masklet.config import Config
 from masklet.config_file import check_config
-from masklet.errors import BackendUnavailable, ConfigError, MaskletError
+from masklet.errors import BackendUnavailable, MaskletError
 from masklet.observability.metrics import Metrics
 from masklet.observability.sampler import sample_forever
+from masklet.server.choice import make_backend
 from masklet.server.endpoints import bind_grpc, grpc_server, metrics_endpoint
 from masklet.server.interceptor import CallInterceptor
 from masklet.server.operator import SessionServicer
@@ -34,8 +35,6 @@ from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 
 SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
-_ENGINE_EXTRA = ("torch", "safetensors")
-_TRITON_EXTRA = ("tritonclient",)
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
@@ -64,8 +63,8 @@ class Server:
     def __init__(self, config: Config, *, backend: Backend | None = None) -> None:
         check_config(config)
         self.config = config
-        self._backend = backend or make_backend(config)
         self.metrics = Metrics()
+        self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
         self.port = 0
         self.metrics_port = 0
@@ -183,46 +182,6 @@ async def serve(config: Config, *, ready: Callable[[Server], None] | None = None
     except asyncio.CancelledError:
         if not asked.is_set():
             raise
-
-
-def make_backend(config: Config) -> Backend:
-    """The backend `config.server.backend` names; what it needs is imported here and only here.
-
-    Raises:
-        ConfigError: the backend is unknown, or what it needs is not installed.
-    """
-    name = config.server.backend
-    if name == "fake":
-        from masklet.backends.fake import FakeBackend
-
-        return FakeBackend()
-    if name == "triton":
-        return _triton_backend(config.triton)
-    if name != "embedded":
-        raise ConfigError(f"server.backend is {name!r}, which this version does not have", field="server.backend")
-    try:
-        from masklet.backends.embedded import EmbeddedBackend
-    except ModuleNotFoundError as error:
-        if error.name not in _ENGINE_EXTRA:
-            raise
-        message = f"server.backend is 'embedded', which needs {error.name}: pip install masklet[engine]"
-        raise ConfigError(message, field="server.backend") from error
-    return EmbeddedBackend(config.model)
-
-
-def _triton_backend(config: TritonConfig) -> Backend:
-    if len(config.endpoints) > 1:
-        message = f"triton.endpoints are {', '.join(config.endpoints)}; this version uses one Triton, name one"
-        raise ConfigError(message, field="triton.endpoints")
-    try:
-        from masklet.backends.triton import TritonBackend
-    except ModuleNotFoundError as error:
-        if error.name not in _TRITON_EXTRA:
-            raise
-        message = f"server.backend is 'triton', which needs {error.name}: pip install masklet[triton]"
-        raise ConfigError(message, field="server.backend") from error
-    timeout_s = config.connect_timeout_s
-    return TritonBackend(config.endpoints[0], transport=config.transport, connect_timeout_s=timeout_s)
 
 
 @asynccontextmanager
