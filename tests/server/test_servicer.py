@@ -12,7 +12,7 @@ from grpc_status import rpc_status
 import masklet
 from masklet.backends.fake import FakeBackend, Hold
 from masklet.codecs.masks import decode_mask, encode_mask
-from masklet.config import Config
+from masklet.config import Config, SessionConfig
 from masklet.server.lifecycle import Server
 from masklet.types import MaskEncoding
 from masklet.v1 import mask_pb2, prompt_pb2
@@ -84,6 +84,7 @@ async def test_a_corrupt_frame_and_a_bad_prompt_do_not_end_the_stream(client: An
 
 
 async def test_a_cancelled_stream_leaves_no_session(config: Config, connect: Any) -> None:
+    config = dataclasses.replace(config, session=SessionConfig(resume_ttl_s=0.0))
     backend = FakeBackend([Hold(asyncio.Event())])
     async with Server(config, backend=backend) as server, connect(server.port) as client:
         talk = client.talk()
@@ -121,7 +122,13 @@ class Line:
         await asyncio.wait(self.pumps)
 
 
-async def test_a_client_whose_line_is_cut_leaves_no_session(server: Server, connect: Any) -> None:
+async def test_a_client_whose_line_is_cut_leaves_no_session_but_for_a_while(config: Config, connect: Any) -> None:
+    config = dataclasses.replace(config, session=SessionConfig(resume_ttl_s=0.5))
+    async with Server(config) as server:
+        await cut_line(server, connect)
+
+
+async def cut_line(server: Server, connect: Any) -> None:
     line = Line(server.port)
     listener = await asyncio.start_server(line.carry, "127.0.0.1", 0)
     async with listener, connect(listener.sockets[0].getsockname()[1]) as client:

@@ -36,7 +36,7 @@ SIZE = (16, 24)
 OPEN = Open(FrameCodec.RGB8, SIZE, mask_encoding=MaskEncoding.BITS)
 BLOCKING = replace(OPEN, drop_policy=DropPolicy.BLOCK)
 FRAME = Frame(encode_frame(FrameCodec.RGB8, np.zeros((*SIZE, 3), np.uint8)))
-TIMEOUT_S = 5.0
+TIMEOUT_S = 20.0
 
 
 def click(object_id: int = 1, x: float = 8.0, y: float = 8.0, *, frame_seq: int = 0) -> PromptFor:
@@ -162,8 +162,9 @@ async def make_world() -> AsyncIterator[MakeWorld]:
         for peer in world.peers:
             if peer._task is not None:
                 await peer.vanish()
+        await world.context.live.aclose()
         assert len(world.context.registry) == 0
-        assert world.backend.stats().sessions == 0
+        assert world.backend.stats().sessions == 0 or world.context.registry.draining  # left to another server
     await asyncio.sleep(0)
     for world in worlds:
         await world.backend.__aexit__(None, None, None)

@@ -14,6 +14,7 @@ from masklet.codecs.frames import encode_frame
 from masklet.codecs.masks import decode_mask
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.errors import (
+    AccessDenied,
     AdmissionRefused,
     BackendUnavailable,
     IdleTimeout,
@@ -23,7 +24,6 @@ from masklet.errors import (
     ProtocolViolation,
     SequenceGap,
     SessionClosed,
-    SessionExpired,
     SessionStateLost,
     UnknownFrame,
 )
@@ -98,7 +98,7 @@ async def test_a_stream_without_requests_ends_quietly(world: World) -> None:
         (Ping(1), ProtocolViolation),
         (Malformed(InvalidOpen("odd")), InvalidOpen),
         (replace(OPEN, codec=FrameCodec.H264), InvalidOpen),
-        (replace(OPEN, resume_token=b"t"), SessionExpired),
+        (replace(OPEN, resume_token=b"t"), AccessDenied),
     ],
 )
 async def test_a_bad_first_message_ends_the_stream(world: World, first: Open, error: type[MaskletError]) -> None:

@@ -41,4 +41,4 @@ def test_staleness_is_for_latest_only() -> None:
 def test_limits_are_announced_as_configured() -> None:
     announced = announce_limits(LimitsConfig(max_objects=3), SessionConfig(history_frames=2, idle_timeout_s=9.0))
     assert (announced.max_objects, announced.history_frames, announced.idle_timeout_s) == (3, 2, 9.0)
-    assert announced.resume_ttl_s == 0.0
+    assert announced.resume_ttl_s == 60.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from masklet.config import LimitsConfig
-from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, MaskletError, SessionExpired
+from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, MaskletError
 from masklet.session.messages import Open
 from masklet.session.validation import check_object_id, check_open, check_payload, check_prompt
 from masklet.types import FrameCodec, Prompt
@@ -34,7 +34,7 @@ def test_a_sensible_open_passes() -> None:
         ({"max_staleness_s": math.inf}, InvalidOpen, "max_staleness is inf"),
         ({"max_staleness_s": -0.5}, InvalidOpen, "max_staleness is -0.5"),
         ({"max_conditioning_frames": 65}, LimitExceeded, "65, the limit is 64"),
-        ({"resume_token": b"x"}, SessionExpired, "open a new one"),
+        ({"unanswered_seqs": (1,) * 4097}, LimitExceeded, "4097 frames, the limit is 4096"),
     ],
 )
 def test_a_bad_open_is_refused(change: dict[str, object], error: type[MaskletError], words: str) -> None:

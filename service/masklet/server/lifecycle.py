@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 import masklet
 from masklet.backends.base import Backend
-from masklet.config import Config
+from masklet.config import Config, SessionConfig
 from masklet.config_file import check_config
 from masklet.errors import BackendUnavailable, MaskletError
 from masklet.observability.metrics import Metrics
@@ -28,6 +29,7 @@ from masklet.server.servicer import SegmentationServicer
 from masklet.server.signals import first_signal
 from masklet.session.context import StreamContext
 from masklet.session.registry import SessionRegistry
+from masklet.session.tokens import TokenSigner, read_keys
 from masklet.types import ModelDescription
 from masklet.v1 import segmentation_pb2, session_pb2
 from masklet.v1.segmentation_pb2_grpc import add_SegmentationServiceServicer_to_server
@@ -66,6 +68,9 @@ class Server:
         self.metrics = Metrics()
         self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
+        self._context = StreamContext(
+            self._backend, self.registry, config.limits, config.session, self.metrics, signer=_signer(config.session)
+        )
         self.port = 0
         self.metrics_port = 0
         self.ready = False
@@ -81,7 +86,7 @@ class Server:
             await stack.enter_async_context(self._listening())
             await stack.enter_async_context(self._backend)
             stack.push_async_callback(self._end_streams)
-            await stack.enter_async_context(_background(sample_forever(self.metrics, self._backend.stats)))
+            await stack.enter_async_context(_background(self._sample()))
             self._describe_build()
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
@@ -127,7 +132,7 @@ class Server:
 
     def _add_services(self) -> None:
         config = self.config
-        context = StreamContext(self._backend, self.registry, config.limits, config.session, self.metrics)
+        context = self._context
         names = [SEGMENTATION_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME]
         add_SegmentationServiceServicer_to_server(SegmentationServicer(context), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
@@ -136,6 +141,9 @@ class Server:
             names.append(SESSION_SERVICE)
         if config.server.reflection:
             reflection.enable_server_reflection(names, self._grpc)
+
+    async def _sample(self) -> None:
+        await sample_forever(self.metrics, self._backend.stats, longest_wait_s=self.registry.longest_wait_s)
 
     def _refusal(self) -> MaskletError | None:
         if self.ready:
@@ -149,6 +157,7 @@ class Server:
     async def _end_streams(self) -> None:
         """Streams free their sessions in the backend, so they end before it does."""
         await self._grpc.stop(_STOP_GRACE_S if self.registry.draining else None)
+        await self._context.live.aclose()
         await self.registry.wait_empty(_STOP_GRACE_S)
 
     def _describe_build(self) -> None:
@@ -182,6 +191,10 @@ async def serve(config: Config, *, ready: Callable[[Server], None] | None = None
     except asyncio.CancelledError:
         if not asked.is_set():
             raise
+
+
+def _signer(config: SessionConfig) -> TokenSigner:
+    return TokenSigner(read_keys(Path(config.resume_key_file)) if config.resume_key_file else ())
 
 
 @asynccontextmanager

@@ -127,6 +127,7 @@ def _open(wire: pb.Open) -> Open:
         corrections_as_conditioning=corrections,
         max_conditioning_frames=wire.max_conditioning_frames,
         last_server_seq=wire.last_server_seq,
+        unanswered_seqs=tuple(wire.unanswered_seqs),
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from masklet.backends.base import Backend
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.observability.metrics import Metrics
+from masklet.session.living import LiveSessions
 from masklet.session.registry import SessionRegistry
+from masklet.session.tokens import TokenSigner
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class StreamContext:
         session: how streams behave.
         metrics: what is exported.
         clock: monotonic seconds; the clock of `ClientMessage.received_s`.
+        signer: signs resume tokens; all fronts of a fleet have the same keys.
+        live: the sessions; close it after all streams and before the backend.
     """
 
     backend: Backend
@@ -31,3 +35,5 @@ class StreamContext:
     session: SessionConfig
     metrics: Metrics
     clock: Callable[[], float] = time.monotonic
+    signer: TokenSigner = field(default_factory=TokenSigner)
+    live: LiveSessions = field(default_factory=LiveSessions)

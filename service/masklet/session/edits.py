@@ -74,6 +74,11 @@ class PendingEdits:
         self.tracked: frozenset[int] = frozenset()
         self.history: dict[int, AnsweredFrame] = {}
 
+    def adopt(self, object_ids: Iterable[int], frame_seqs: Iterable[int]) -> None:
+        """Objects and correctable frames that a memory bank taken over holds; their points are not known."""
+        self.tracked = frozenset(object_ids)
+        self.history = {frame_seq: AnsweredFrame(None) for frame_seq in frame_seqs}
+
     def fold(self, edit: Edit) -> list[Refusal]:
         """Takes one edit; returns the requests refused by it or because of it."""
         try:

@@ -8,14 +8,11 @@ from collections.abc import AsyncIterator
 from masklet.errors import LimitExceeded, MaskletError, ServerDraining
 from masklet.session.context import StreamContext
 from masklet.session.edits import Edit
+from masklet.session.live import LiveSession
 from masklet.session.messages import ClientMessage, Frame, Malformed, Ping, Pong, PromptFor, RemoveObject, Reset
-from masklet.session.outbox import Outbox
-from masklet.session.protocol import StreamEvent, StreamProtocol, StreamState
-from masklet.session.registry import SessionRecord
+from masklet.session.protocol import StreamEvent, StreamState
 from masklet.session.reporter import Reporter
-from masklet.session.terms import Terms
 from masklet.session.timeline import Correction, WaitingFrame
-from masklet.session.tracking import Tracking
 from masklet.session.validation import check_object_id, check_payload, check_prompt
 from masklet.types import DropReason
 
@@ -30,37 +27,37 @@ class Intake:
     an error and `Dropped` with DECODE_ERROR.
     """
 
-    def __init__(
-        self,
-        context: StreamContext,
-        terms: Terms,
-        record: SessionRecord,
-        *,
-        protocol: StreamProtocol,
-        tracking: Tracking,
-        outbox: Outbox,
-    ) -> None:
+    def __init__(self, context: StreamContext, session: LiveSession) -> None:
         self._context = context
-        self._terms = terms
-        self._record = record
-        self._protocol = protocol
-        self._tracking = tracking
-        self._timeline = tracking.timeline
-        self._outbox = outbox
-        self._report = Reporter(outbox, context.metrics, record)
+        self._terms = session.terms
+        self._record = session.record
+        self._protocol = session.protocol
+        self._tracking = session.tracking
+        self._timeline = session.tracking.timeline
+        self._outbox = session.outbox
+        self._resumable = session.resumable
+        self._report = Reporter(session.outbox, context.metrics, session.record)
 
-    async def run(self, requests: AsyncIterator[ClientMessage]) -> None:
-        """Reads until `close` or the end of requests; not while answers pile up unread, or BLOCK has no room."""
+    async def run(self, requests: AsyncIterator[ClientMessage]) -> bool:
+        """Reads until `close` or the end of requests; not while answers pile up unread, or BLOCK has no room.
+
+        Returns:
+            Whether the session is to end. Requests that end without `close` may be the first sign of a connection
+            lost, so a session that can be resumed is not ended by it.
+        """
         while self._protocol.state is not StreamState.CLOSING:
             await self._outbox.room_for_message()
             await self._timeline.wait_room()
             await asyncio.sleep(0)  # requests already here would be read without a pause: a flood must stall nobody
             message = await anext(requests, None)
-            if message is None:
-                self._protocol.handle(StreamEvent.HALF_CLOSE)
-            else:
+            if message is not None:
                 self._receive(message)
+            elif self._resumable:
+                return False
+            else:
+                self._protocol.handle(StreamEvent.HALF_CLOSE)
         self._timeline.finish()
+        return True
 
     def _receive(self, message: ClientMessage) -> None:
         self._record.last_request_s = self._context.clock()
@@ -87,6 +84,7 @@ class Intake:
             raise body.error
 
     def _receive_frame(self, message: ClientMessage, frame: Frame) -> None:
+        self._record.frame_taken(self._context.clock())
         if self._protocol.state is StreamState.DRAINING:
             self._report.dropped(message.seq, DropReason.DRAINING)
             return

@@ -1,39 +1,38 @@
-"""When one stream must end though nobody asked: an operator, a drain, its age, a silent client."""
+"""When one session must end though nobody asked: an operator, a drain, its age, a client that is silent or gone."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
-from masklet.errors import IdleTimeout, ServerDraining, SessionClosed
+from masklet.errors import IdleTimeout, ServerDraining, SessionClosed, SessionExpired
 from masklet.session.context import StreamContext
-from masklet.session.messages import GoAway
-from masklet.session.outbox import Outbox
-from masklet.session.protocol import StreamEvent, StreamProtocol, StreamState
-from masklet.session.registry import RETRY_AFTER_S, SessionRecord
-from masklet.session.timeline import Timeline
+from masklet.session.messages import GoAway, TokenRenewed
+from masklet.session.protocol import StreamEvent, StreamState
+from masklet.session.registry import RETRY_AFTER_S
+from masklet.session.terms import TOKEN_LIFETIME_TTLS
+
+if TYPE_CHECKING:
+    from masklet.session.live import LiveSession
 
 
 class Lifetime:
     """Watches one session's clock and its registry entry.
 
     A stream is idle while no request is received *and* no step is made: a slow server ends nobody's stream, and a
-    client that sends but never reads (so that work and reading have stopped) is idle.
+    client that sends but never reads (so that work and reading have stopped) is idle. An idle stream is ended; its
+    session is then detached as if the connection were lost.
     """
 
-    def __init__(
-        self,
-        context: StreamContext,
-        record: SessionRecord,
-        *,
-        protocol: StreamProtocol,
-        timeline: Timeline,
-        outbox: Outbox,
-    ) -> None:
+    def __init__(self, context: StreamContext, session: LiveSession) -> None:
         self._context = context
-        self._record = record
-        self._protocol = protocol
-        self._timeline = timeline
-        self._outbox = outbox
+        self._session = session
+        self._record = session.record
+        self._token_given_s = context.clock()
+
+    def token_given(self) -> None:
+        """The client gets a token now; it is renewed long before it expires."""
+        self._token_given_s = self._context.clock()
 
     async def watch(self) -> None:
         """Never returns.
@@ -41,7 +40,8 @@ class Lifetime:
         Raises:
             SessionClosed: an operator ended the session.
             ServerDraining: the drain's deadline has passed.
-            IdleTimeout: nothing happened for `idle_timeout_s`.
+            IdleTimeout: nothing happened for `idle_timeout_s`, and the session cannot be resumed.
+            SessionExpired: nobody came back within `resume_ttl_s`.
         """
         while True:
             self._record.ordered.clear()
@@ -68,17 +68,35 @@ class Lifetime:
             self._context.registry.drain_session(self._record.session_id, self._context.session.idle_timeout_s)
         if self._record.drain_at_s is not None:
             self._drain(now_s, self._record.drain_at_s)
+        if self._record.detached_s is not None:
+            self._expire(now_s, self._record.detached_s)
+            return
         if now_s >= self._idles_s():
-            limit_s = self._context.session.idle_timeout_s
-            raise IdleTimeout(f"nothing was sent, or nothing read, for {limit_s:g} s")
+            self._idle()
+        if self._session.resumable and now_s >= self._renews_s():
+            self._session.outbox.put(TokenRenewed(self._session.token()))
 
     def _drain(self, now_s: float, at_s: float) -> None:
+        session = self._session
         if now_s >= at_s:
             raise self.ended_by_drain()
-        if self._protocol.state is StreamState.STREAMING:
-            self._protocol.handle(StreamEvent.DRAIN)
-            self._outbox.put(GoAway(resume_token=b"", deadline_s=at_s - now_s))
-            self._timeline.finish()
+        if session.protocol.state is StreamState.STREAMING:
+            session.protocol.handle(StreamEvent.DRAIN)
+            token = session.token() if self._context.registry.draining else b""  # too old here is too old anywhere
+            session.outbox.put(GoAway(token, deadline_s=at_s - now_s))
+            session.tracking.timeline.finish()
+
+    def _expire(self, now_s: float, detached_s: float) -> None:
+        ttl_s = self._context.session.resume_ttl_s
+        if now_s >= detached_s + ttl_s:
+            raise SessionExpired(f"nobody resumed session {self._record.session_id} within {ttl_s:g} s")
+
+    def _idle(self) -> None:
+        limit_s = self._context.session.idle_timeout_s
+        error = IdleTimeout(f"nothing was sent, or nothing read, for {limit_s:g} s")
+        if not self._session.resumable:
+            raise error
+        self._session.end_stream(error)
 
     def _ages_s(self) -> float:
         return self._record.opened_s + self._context.session.max_session_age_s
@@ -88,6 +106,13 @@ class Lifetime:
             return self._context.clock() + self._context.session.idle_timeout_s
         return max(self._record.last_request_s, self._record.last_step_s) + self._context.session.idle_timeout_s
 
+    def _renews_s(self) -> float:
+        return self._token_given_s + self._context.session.resume_ttl_s * TOKEN_LIFETIME_TTLS / 2
+
     def _next_s(self) -> float:
         ends_s = self._ages_s() if self._record.drain_at_s is None else self._record.drain_at_s
+        if self._record.detached_s is not None:
+            return min(ends_s, self._record.detached_s + self._context.session.resume_ttl_s)
+        if self._session.resumable:
+            ends_s = min(ends_s, self._renews_s())
         return min(ends_s, self._idles_s())

@@ -35,6 +35,7 @@ class Open:
     corrections_as_conditioning: bool | None = None
     max_conditioning_frames: int = 0
     last_server_seq: int = 0
+    unanswered_seqs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,12 @@ _EVENTS: dict[type[ClientBody], StreamEvent] = {
 }
 
 
+def check_first(seq: int) -> None:
+    """Raises ProtocolViolation if no request may have this number."""
+    if seq == 0:
+        raise ProtocolViolation("seq is 0, must rise by one from 1", field="seq")
+
+
 def event_of(body: ClientBody) -> StreamEvent:
     """The event that a request is."""
     return _EVENTS[type(body)]
@@ -116,6 +122,14 @@ class StreamProtocol:
         self.acked_seq = 0
         self.repeats = 0
 
+    @classmethod
+    def opened(cls, *, acked_seq: int) -> StreamProtocol:
+        """After `open`, with everything up to `acked_seq` received."""
+        protocol = cls()
+        protocol.handle(StreamEvent.OPEN)
+        protocol.acked_seq = acked_seq
+        return protocol
+
     def receive(self, seq: int, body: ClientBody) -> bool:
         """Takes note of a request; False: a repeat, to be ignored.
 
@@ -123,8 +137,7 @@ class StreamProtocol:
             SequenceGap: requests are missing before this one.
             ProtocolViolation: the request is not legal now.
         """
-        if seq == 0:
-            raise ProtocolViolation("seq is 0, must rise by one from 1", field="seq")
+        check_first(seq)
         expected = self.acked_seq + 1
         if seq < expected:
             self.repeats += 1

@@ -47,6 +47,7 @@ class SessionRecord:
         closing: an operator wants the session ended.
         stepping: whether the backend works for the session now.
         last_step_s: when it last finished doing so.
+        detached_s: since when there is no stream; None: there is one.
         drain_at_s: when a draining session must have ended, on the registry's clock; None: not draining.
     """
 
@@ -64,11 +65,43 @@ class SessionRecord:
         self.ordered = asyncio.Event()
         self.closing = False
         self.drain_at_s: float | None = None
+        self.detached_s: float | None = None
+        self._owed_since_s: float | None = None
+        self._frames_owed = 0
 
     @property
     def state(self) -> SessionState:
-        """Draining once told to, else attached."""
-        return SessionState.ATTACHED if self.drain_at_s is None else SessionState.DRAINING
+        """Draining once told to, else attached or detached."""
+        if self.drain_at_s is not None:
+            return SessionState.DRAINING
+        return SessionState.ATTACHED if self.detached_s is None else SessionState.DETACHED
+
+    def frame_taken(self, now_s: float) -> None:
+        """A frame was received; it is owed an answer."""
+        self._frames_owed += 1
+        if self._owed_since_s is None:
+            self._owed_since_s = now_s
+
+    def frame_answered(self) -> None:
+        """A frame has its masks."""
+        self.frames_answered += 1
+        self._settle()
+
+    def frame_dropped(self) -> None:
+        """A frame is not going to be answered."""
+        self.frames_dropped += 1
+        self._settle(restart=False)
+
+    def waiting_s(self, now_s: float) -> float:
+        """How long the client has been waiting for a result; 0: it is owed none."""
+        return 0.0 if self._owed_since_s is None else now_s - self._owed_since_s
+
+    def _settle(self, *, restart: bool = True) -> None:
+        self._frames_owed -= 1
+        if self._frames_owed <= 0:
+            self._owed_since_s = None
+        elif restart:
+            self._owed_since_s = self.last_step_s
 
     def order_close(self) -> None:
         """The stream is to end with `SessionClosed`."""
@@ -182,6 +215,28 @@ class SessionRegistry:
         if record := self._records.get(session_id):
             record.order_drain(self._clock() + deadline_s)
             self._count_states()
+
+    def attached(self, record: SessionRecord) -> None:
+        """A stream has the session now."""
+        now_s = self._clock()
+        if record.detached_s is not None and self._metrics:
+            self._metrics.session_detached.observe(now_s - record.detached_s)
+        record.detached_s = None
+        record.last_request_s = now_s
+        record.ordered.set()
+        self._count_states()
+
+    def detached(self, record: SessionRecord) -> None:
+        """The session has lost its stream."""
+        record.detached_s = self._clock()
+        record.ordered.set()
+        self._count_states()
+
+    def longest_wait_s(self) -> float:
+        """The longest time that any client connected has been waiting for a result."""
+        now_s = self._clock()
+        waits = [record.waiting_s(now_s) for record in self._records.values() if record.detached_s is None]
+        return max(waits, default=0.0)
 
     async def wait_empty(self, timeout_s: float) -> bool:
         """Whether all sessions have ended, waiting for it `timeout_s` seconds at most."""

@@ -25,13 +25,18 @@ class Reporter:
 
     def dropped(self, frame_seq: int, reason: DropReason) -> None:
         """A frame is not going to be answered."""
-        self._record.frames_dropped += 1
+        self._record.frame_dropped()
         self._metrics.frame_results.labels("dropped", reason).inc()
         self._outbox.put(Dropped(frame_seq, reason))
 
+    def lost(self, frame_seq: int) -> None:
+        """A frame was dealt with before, but the client cannot be told how."""
+        self._metrics.frame_results.labels("lost", DropReason.CONNECTION_LOST).inc()
+        self._outbox.put(Dropped(frame_seq, DropReason.CONNECTION_LOST))
+
     def answered(self, result: Result, *, received_s: float) -> None:
         """A frame has its masks."""
-        self._record.frames_answered += 1
+        self._record.frame_answered()
         self._metrics.frame_results.labels("answered", "none").inc()
         self._observe(result.timing)
         self._outbox.put(result, frame_received_s=received_s)

@@ -8,6 +8,9 @@ from masklet.config import LimitsConfig, SessionConfig
 from masklet.session.messages import Limits, Open, Opened
 from masklet.types import DropPolicy, FrameCodec, MaskEncoding, Profile, Size, StateOrigin, TrackSettings
 
+TOKEN_LIFETIME_TTLS = 4
+"""How many times `resume_ttl_s` a token is accepted; after half of that it is renewed, so it always outlasts one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -20,6 +23,12 @@ class Terms:
     max_staleness_s: float | None
     with_logits: bool
     settings: TrackSettings
+
+    @property
+    def shape(self) -> str:
+        """What a session's memory bank depends on, in words: size and profile."""
+        height, width = self.size
+        return f"{height}x{width} (height x width), {self.settings.profile}"
 
 
 def grant(wanted: Open, config: SessionConfig) -> Terms:
@@ -54,13 +63,15 @@ def profile_settings(profile: Profile | None, config: SessionConfig) -> TrackSet
     return replace(settings, corrections_as_conditioning=False, fill_hole_area=0)
 
 
-def opened(session_id: str, terms: Terms, *, limits: Limits, next_seq: int) -> Opened:
-    """Tells the client what it was granted; there is no token, since sessions end with their stream."""
+def opened(
+    session_id: str, terms: Terms, *, limits: Limits, next_seq: int, origin: StateOrigin, token: bytes
+) -> Opened:
+    """Tells the client what it was granted."""
     return Opened(
         session_id=session_id,
         limits=limits,
-        state_origin=StateOrigin.NEW,
-        resume_token=b"",
+        state_origin=origin,
+        resume_token=token,
         next_seq=next_seq,
         drop_policy=terms.drop_policy,
         profile=terms.settings.profile,
@@ -69,7 +80,7 @@ def opened(session_id: str, terms: Terms, *, limits: Limits, next_seq: int) -> O
 
 
 def announce_limits(limits: LimitsConfig, config: SessionConfig) -> Limits:
-    """The limits as told to clients; `resume_ttl_s` is 0, since sessions end with their stream."""
+    """The limits as told to clients."""
     return Limits(
         max_frame_bytes=limits.max_frame_bytes,
         max_frame_height=limits.max_frame_height,
@@ -80,5 +91,5 @@ def announce_limits(limits: LimitsConfig, config: SessionConfig) -> Limits:
         max_prompts_per_frame=limits.max_prompts_per_frame,
         history_frames=config.history_frames,
         idle_timeout_s=config.idle_timeout_s,
-        resume_ttl_s=0.0,
+        resume_ttl_s=config.resume_ttl_s,
     )

@@ -58,6 +58,14 @@ class Timeline:
         self._room = asyncio.Event()
         self._signal()
 
+    def __len__(self) -> int:
+        """Entries waiting for their turn."""
+        return len(self._entries)
+
+    def frame_seqs(self) -> set[int]:
+        """Numbers of the frames waiting for their turn."""
+        return {frame.seq for frame in self._frames}
+
     @property
     def frames_waiting(self) -> int:
         """Frames waiting for their turn."""

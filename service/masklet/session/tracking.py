@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 from masklet.errors import InvalidFrame, MaskletError, RequestError, SessionError
 from masklet.session.answer import encode_objects
@@ -17,7 +18,7 @@ from masklet.session.registry import SessionRecord
 from masklet.session.reporter import Reporter
 from masklet.session.terms import Terms
 from masklet.session.timeline import Correction, Entry, Timeline, WaitingFrame
-from masklet.types import DropPolicy, DropReason, ImageArray, ObjectState, StepRequest, StepResult
+from masklet.types import BankSummary, DropPolicy, DropReason, ImageArray, ObjectState, StepRequest, StepResult
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Tracking:
         timeline: what is to be done.
         edits: what is to happen to the objects on the next frame.
         lookahead: decodes the next frame during inference.
+        turn: held during each step.
     """
 
     def __init__(self, context: StreamContext, terms: Terms, record: SessionRecord, *, outbox: Outbox) -> None:
@@ -50,6 +52,9 @@ class Tracking:
         self._outbox = outbox
         self._report = Reporter(outbox, context.metrics, record)
         self._states = ObjectStates(context.session.lost_after_frames)
+        self._taken: Entry | None = None
+        self._entry_done = asyncio.Event()
+        self.turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Takes entry after entry until the timeline is finished and empty."""
@@ -59,7 +64,31 @@ class Tracking:
             entry = self.timeline.pop()
             if entry is None:
                 return
+            self._taken = entry
             await self._take(entry)
+            self._taken = None
+            self._entry_done.set()
+
+    async def wait_idle(self) -> None:
+        """Waits until everything received has had its turn."""
+        while len(self.timeline) or self._taken is not None:
+            self._entry_done.clear()
+            await self._entry_done.wait()
+
+    def adopt(self, bank: BankSummary) -> None:
+        """Goes on where another left the memory bank; how long objects have been absent is not known."""
+        self.edits.adopt(bank.object_ids, bank.history)
+        self._record.objects = len(bank.object_ids)
+
+    def frames_pending(self) -> set[int]:
+        """Frames that are still to be answered."""
+        taken = {self._taken.seq} if isinstance(self._taken, WaitingFrame) else set()
+        return taken | self.timeline.frame_seqs()
+
+    def report_lost(self, frame_seqs: Iterable[int]) -> None:
+        """Frames that were dealt with, but nobody can say how any more."""
+        for frame_seq in frame_seqs:
+            self._report.lost(frame_seq)
 
     def refuse_pending(self, error: MaskletError) -> None:
         """Reports prompts for which no frame is going to come."""
@@ -120,7 +149,8 @@ class Tracking:
     async def _step(self, request: StepRequest) -> StepResult:
         self._record.stepping = True
         try:
-            return await self._context.backend.step(self._record.session_id, request)
+            async with self.turn:
+                return await self._context.backend.step(self._record.session_id, request)
         finally:
             self._record.stepping = False
             self._record.last_step_s = self._context.clock()
@@ -134,6 +164,7 @@ class Tracking:
         for prompted in prompts:
             self._report.applied(prompted.seq, prompted.prompt, frame_seq=waiting.seq)
         answer = Result(waiting.seq, waiting.frame.capture_time_ns, objects, timing)
+        self._taken = None  # told, as far as we are concerned
         self._report.answered(answer, received_s=waiting.received_s)
 
     def _advance(self, result: StepResult) -> dict[int, ObjectState]:

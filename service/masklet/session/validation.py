@@ -8,8 +8,9 @@ import numpy as np
 
 from masklet.codecs.frames import SUPPORTED, check_frame
 from masklet.config import LimitsConfig
-from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, SessionExpired
+from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded
 from masklet.session.messages import Open
+from masklet.session.ring import LOST_FRAMES
 from masklet.types import FloatArray, FrameCodec, IntArray, MaskArray, Prompt, Size
 
 MAX_OBJECT_ID = 2**31 - 1
@@ -22,8 +23,7 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
 
     Raises:
         InvalidOpen: unsupported codec, empty size, or a number that is negative or not finite.
-        LimitExceeded: frames larger than allowed, or too many conditioning frames.
-        SessionExpired: a resume token was given; sessions end with their stream.
+        LimitExceeded: frames larger than allowed, too many conditioning frames, or too many frames unanswered.
     """
     check_codec(wanted.codec, field="open.codec")
     check_size(wanted.size, limits, field="open")
@@ -34,8 +34,9 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
             f"max_conditioning_frames is {wanted.max_conditioning_frames}, the limit is {MAX_CONDITIONING_FRAMES}",
             field="open.max_conditioning_frames",
         )
-    if wanted.resume_token:
-        raise SessionExpired("the session to resume has ended with its stream; open a new one", field="resume_token")
+    if len(wanted.unanswered_seqs) > LOST_FRAMES:
+        text = f"unanswered_seqs has {len(wanted.unanswered_seqs)} frames, the limit is {LOST_FRAMES}"
+        raise LimitExceeded(text, field="open.unanswered_seqs")
 
 
 def check_codec(codec: FrameCodec, *, field: str) -> None:

@@ -1,0 +1,160 @@
+"""How a stream comes by its session: a new one, one that waits here, or one that another server has left."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionSuperseded
+from masklet.session.closing import close_bank
+from masklet.session.context import StreamContext
+from masklet.session.live import LiveSession
+from masklet.session.messages import Open, Opened, ServerMessage
+from masklet.session.protocol import StreamProtocol
+from masklet.session.terms import Terms, announce_limits, grant, opened
+from masklet.session.tokens import ResumeClaim
+from masklet.session.validation import check_open
+from masklet.types import BankSummary, StateOrigin
+
+_FIRST_EPOCH = 1
+_EPOCH_STEPS = tuple(2**power for power in range(21))
+"""How far above a token's epoch the memory bank's may be: it rises by one whenever the session is resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who opens a stream: address, and tenant ("" as long as nobody is told apart)."""
+
+    peer: str = ""
+    tenant: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A stream's session, its number there, and what the client is told first."""
+
+    session: LiveSession
+    taker: int
+    greeting: ServerMessage
+
+
+async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int) -> Joined:
+    """The session that `open`, request number `seq`, asks for.
+
+    Raises:
+        RequestError: it asks for something that is not offered.
+        AccessDenied: the resume token is not ours, or not this tenant's.
+        SessionExpired: the session to be resumed has ended.
+        SessionStateLost: its memory bank is gone.
+        AdmissionRefused: there is no room.
+        ServerDraining: the server is going away.
+        BackendError: the backend failed.
+    """
+    check_open(wanted, context.limits)
+    terms = grant(wanted, context.session)
+    if not wanted.resume_token:
+        return await _begin(context, terms, caller, seq=seq)
+    try:
+        joined = await _resume(context, terms, wanted, caller)
+    except MaskletError as error:
+        context.metrics.resumes.labels("none", error.reason.lower()).inc()
+        raise
+    body = joined.greeting.body
+    assert isinstance(body, Opened)
+    context.metrics.resumes.labels(body.state_origin, "resumed").inc()
+    return joined
+
+
+async def _begin(context: StreamContext, terms: Terms, caller: Caller, *, seq: int) -> Joined:
+    session_id = uuid.uuid4().hex
+    record = context.registry.add(session_id, peer=caller.peer, size=terms.size)
+    try:
+        await context.backend.open(session_id, terms.settings)
+    except BaseException:
+        context.registry.remove(session_id)
+        await close_bank(context.backend, session_id)  # whoever was cancelled meanwhile may have opened it
+        raise
+    protocol = StreamProtocol.opened(acked_seq=seq)
+    session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=_FIRST_EPOCH, protocol=protocol)
+    session.start()
+    taker = session.attach(1, (), peer=caller.peer)
+    return Joined(session, taker, _greeting(context, session, 1, StateOrigin.NEW))
+
+
+async def _resume(context: StreamContext, terms: Terms, wanted: Open, caller: Caller) -> Joined:
+    context.registry.check_draining()
+    claim = context.signer.verify(wanted.resume_token, tenant=caller.tenant)
+    if claim.shape != terms.shape:
+        raise InvalidOpen(f"the session to be resumed is {claim.shape}, `open` says {terms.shape}", field="open")
+    async with context.live.turn(claim.session_id):
+        session, origin = await _found(context, terms, claim, caller)
+        taker = session.attach(wanted.last_server_seq, wanted.unanswered_seqs, peer=caller.peer)
+        return Joined(session, taker, _greeting(context, session, wanted.last_server_seq, origin))
+
+
+async def _found(
+    context: StreamContext, terms: Terms, claim: ResumeClaim, caller: Caller
+) -> tuple[LiveSession, StateOrigin]:
+    """The session, owned with an epoch above all before it."""
+    session = context.live.get(claim.session_id)
+    if session is not None and session.ended:
+        await session.stop()
+        session = None
+    if session is not None:
+        if session.terms != terms:
+            raise InvalidOpen("`open` differs from the one that opened the session to be resumed", field="open")
+        if await _own_here(session, claim):
+            return session, StateOrigin.INTACT
+        await session.abandon()
+    if context.live.has_ended(claim.session_id):
+        raise SessionExpired(f"session {claim.session_id} has ended; open a new one", field="open.resume_token")
+    return await _take_over(context, terms, claim, caller)
+
+
+async def _own_here(session: LiveSession, claim: ResumeClaim) -> bool:
+    """Whether nobody else has gone on with the session since we did."""
+    if claim.epoch > session.epoch:
+        return False
+    try:
+        await session.own(session.epoch + 1)
+    except SessionSuperseded:
+        return False
+    return True
+
+
+async def _take_over(
+    context: StreamContext, terms: Terms, claim: ResumeClaim, caller: Caller
+) -> tuple[LiveSession, StateOrigin]:
+    record = context.registry.add(claim.session_id, peer=caller.peer, size=terms.size)
+    try:
+        bank, epoch = await _attach(context, claim)
+    except BaseException:
+        context.registry.remove(claim.session_id)
+        raise
+    protocol = StreamProtocol.opened(acked_seq=bank.last_frame_seq)
+    session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=epoch, protocol=protocol)
+    session.start(bank)
+    return session, bank.origin
+
+
+async def _attach(context: StreamContext, claim: ResumeClaim) -> tuple[BankSummary, int]:
+    """Older tokens stay valid: the bank's epoch may have risen since this one was given out, by how much is unknown."""
+    for step in _EPOCH_STEPS:
+        epoch = claim.epoch + step
+        try:
+            return await context.backend.attach(claim.session_id, epoch, location=claim.location), epoch
+        except SessionSuperseded as error:
+            fenced = error
+    raise fenced
+
+
+def _greeting(context: StreamContext, session: LiveSession, server_seq: int, origin: StateOrigin) -> ServerMessage:
+    body = opened(
+        session.session_id,
+        session.terms,
+        limits=announce_limits(context.limits, context.session),
+        next_seq=session.protocol.acked_seq + 1,
+        origin=origin,
+        token=session.token(),
+    )
+    return ServerMessage(server_seq, session.protocol.acked_seq, body)
