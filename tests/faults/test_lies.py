@@ -1,0 +1,84 @@
+"""A router over a Triton that lies and one that does not: a clear error for one session, nothing for the other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import grpc
+import pytest
+from tests.backends.contract import SETTINGS, click, frame
+from tests.backends.test_triton_lies import LIES, Liar
+from tests.faults.fleet import MODEL, ROUTING
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from masklet.backends.triton import TritonBackend
+from masklet.backends.triton_model import TritonModel, load_model
+from masklet.config import Config
+from masklet.errors import BackendError
+from masklet.routing.discovery import ListedEndpoints
+from masklet.routing.router import RoutedBackend
+from masklet.types import StateOrigin
+
+pytestmark = pytest.mark.triton
+
+
+class Mocked(Liar):
+    """Ready, as far as it says."""
+
+    async def ServerReady(self, request, context):
+        return service_pb2.ServerReadyResponse(ready=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> TritonModel:
+    return load_model(Config(model=MODEL))
+
+
+@asynccontextmanager
+async def serving(model: TritonModel) -> AsyncIterator[tuple[Mocked, str]]:
+    servicer, server = Mocked(model), grpc.aio.server()
+    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield servicer, f"127.0.0.1:{port}"
+    finally:
+        servicer.lie = None
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def two(model: TritonModel) -> AsyncIterator[tuple[RoutedBackend, Mocked]]:
+    """The router, and the server that is going to lie: session "s" lives there, "other" with the other server."""
+    async with serving(model) as (one, one_at), serving(load_model(Config(model=MODEL))) as (other, other_at):
+        backend = RoutedBackend(ListedEndpoints([one_at, other_at]), TritonBackend, replace(ROUTING))
+        async with backend:
+            while len(backend._fleet.links()) < 2:
+                await backend._fleet.wait_changed()
+            for session_id in ("s", "other"):
+                await backend.open(session_id, SETTINGS)
+                await backend.step(session_id, frame(1, click()))
+            assert backend.location("s") != backend.location("other")
+            yield backend, one if backend.location("s") == one_at else other
+
+
+@pytest.mark.parametrize("lie", ["noise", "another tensor", "another frame", "another size"])
+async def test_a_lie_is_an_error_of_its_session_alone(model, lie):
+    async with two(model) as (backend, liar):
+        liar.lie, said = LIES[lie]
+        with pytest.raises(BackendError, match=said):
+            await backend.step("s", frame(2))
+        assert len((await backend.step("other", frame(2))).objects) == 1
+        liar.lie = None
+        assert len((await backend.step("s", frame(3))).objects) == 1
+
+
+async def test_a_triton_that_says_it_is_unavailable_loses_its_session_to_the_other(model):
+    async with two(model) as (backend, liar):
+        liar.lie = grpc.StatusCode.UNAVAILABLE
+        result = await backend.step("s", frame(2))
+        assert result.recovered is StateOrigin.RESTORED
+        assert backend.location("s") == backend.location("other")
+        assert (await backend.step("other", frame(2))).recovered is None
