@@ -8,8 +8,9 @@ from masklet.training.trainer import LOG_COLUMNS
 
 def log(path, rows):
     lines = [",".join(LOG_COLUMNS)]
-    lines += [",".join(str({"step": s, "stage": s // 50, "loss": 5 / s, "iou": 1 - 1 / s}.get(c, 1)) for c in LOG_COLUMNS)
-              for s in range(1, rows + 1)]  # fmt: skip
+    for step in range(1, rows + 1):
+        values = {"step": step, "stage": step // 50, "loss": 5 / step, "iou": 1 - 1 / step}
+        lines.append(",".join(str(values.get(column, 1)) for column in LOG_COLUMNS))
     path.write_text("\n".join(lines) + "\n")
 
 
