@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--frames", type=int, default=96, metavar="N", help="default: %(default)s")
     parser.add_argument("--size", default="360x640", metavar="HxW", help="default: %(default)s")
     parser.add_argument("--input-size", type=int, default=0, metavar="PX", help="of the model (default: its own)")
-    parser.add_argument("--weights", default="", metavar="FILE", help="a checkpoint (default: those that come with masklet)")
+    parser.add_argument("--weights", default="", metavar="FILE", help="a checkpoint (default: masklet's own)")
     parser.add_argument("--backend", choices=("embedded", "fake"), default="embedded", help="default: %(default)s")
     parser.set_defaults(run=run)
 

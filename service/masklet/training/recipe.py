@@ -26,8 +26,8 @@ class Stage:
         targets: objects per clip at most.
         learning_rate: its peak in this stage, scaled by the run's cosine.
         image_share: share of the steps that train on single images instead (as many frames in all).
-        focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first teaches
-            to call everything background, which takes long to unlearn.
+        focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first
+            teaches to call everything background, which takes long to unlearn.
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
