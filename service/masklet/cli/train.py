@@ -107,5 +107,5 @@ def _summary(recipe: Recipe, settings: RunSettings, step: int) -> str:
     start = f"going on from step {step}" if step else "from step 0"
     return (
         f"training {recipe.variant} on {settings.device} in {str(settings.precision).removeprefix('torch.')}: "
-        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; a stop loses at most {settings.save_every} steps"
+        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; a stop loses up to {settings.save_every} steps"
     )
