@@ -195,6 +195,8 @@ class Fleet:
     async def _run(self, endpoint: Endpoint) -> None:
         try:
             await endpoint.run()
+        except Exception:
+            _LOG.exception("endpoint given up", extra={"endpoint": endpoint.address})
         finally:
             del self._endpoints[endpoint.address], self._running[endpoint.address]
             self.touch()

@@ -103,3 +103,5 @@ class Keeper:
         except MaskletError as error:
             why = {"session": session.session_id, "endpoint": session.link.address, "why": str(error)}
             _LOG.warning("session not moved yet", extra=why)
+        except Exception:  # one session's surprise must not keep the others from being moved
+            _LOG.exception("session not moved", extra={"session": session.session_id})

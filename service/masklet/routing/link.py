@@ -10,6 +10,7 @@ import numpy as np
 
 from masklet.backends.base import Backend
 from masklet.errors import BackendError
+from masklet.routing.load import LoadMeter
 from masklet.types import ModelDescription, Prompt, StepRequest, TrackSettings
 
 _CANARY_SIDE = 32
@@ -36,7 +37,7 @@ class Link:
         backend: entered.
         draining: it serves what it has, and takes nothing new.
         failed: set at the first failure; nothing is sent there any more.
-        loads: what is pinned here: object-frames per second by session id.
+        loads: what is pinned here, by session id.
     """
 
     def __init__(self, address: str, backend: RoutedTo) -> None:
@@ -45,7 +46,7 @@ class Link:
         self.draining = False
         self.failed = asyncio.Event()
         self.failure = ""
-        self.loads: dict[str, float] = {}
+        self.loads: dict[str, LoadMeter] = {}
 
     @property
     def is_alive(self) -> bool:
@@ -60,7 +61,7 @@ class Link:
     @property
     def load(self) -> float:
         """Object-frames per second of what is pinned here."""
-        return sum(self.loads.values())
+        return sum(meter.load for meter in self.loads.values())
 
     @property
     def free_sessions(self) -> int:

@@ -65,13 +65,12 @@ class RoutedSession:
         """A frame was answered."""
         self.last.note(request, result)
         self.meter.add(len(result.objects))
-        self.link.loads[self.session_id] = self.meter.load
 
     def settle(self, link: Link, epoch: int) -> None:
         """It lives there now; the load goes with it."""
         self.leave()
         self.link, self.epoch, self.lost_s = link, epoch, None
-        link.loads[self.session_id] = self.meter.load
+        link.loads[self.session_id] = self.meter
 
     def leave(self) -> None:
         """Its load is no longer counted where it was."""

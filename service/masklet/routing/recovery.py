@@ -135,7 +135,7 @@ class Recovery:
     def _moving(self, session: RoutedSession, target: Link) -> Iterator[int]:
         """The epoch of the copy there. Its load counts already; if it fails, the copy is left behind."""
         epoch = session.epoch = session.move_epoch()  # no two attempts share one, see `leave_behind`
-        target.loads[session.session_id] = session.meter.load
+        target.loads[session.session_id] = session.meter
         try:
             yield epoch
         finally:

@@ -287,7 +287,8 @@ class RoutedBackend:
             session = self._add(session_id, settings, link)
             session.epoch = epoch
             try:
-                await begin(link, epoch)
+                async with session.lock:  # an endpoint that begins to drain just now waits until it is there
+                    await begin(link, epoch)
                 return session
             except AdmissionRefused:
                 refused |= {link}
@@ -312,7 +313,7 @@ class RoutedBackend:
         meter = LoadMeter(self._settings.reserved_object_frames_s, clock=self._clock)
         session = RoutedSession(session_id, settings, link, meter=meter, base=Base.NOTHING)
         self._sessions[session_id] = session
-        link.loads[session_id] = meter.load
+        link.loads[session_id] = meter
         return session
 
     def _drop(self, session_id: str) -> None:

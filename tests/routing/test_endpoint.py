@@ -1,0 +1,228 @@
+"""Endpoints that are late, fail, drain, come back, or run something else."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+from tests.routing.farm import SETTINGS, Farm, click, request
+from tests.routing.simulated import now_s, simulate
+
+from masklet.errors import AdmissionRefused, BackendUnavailable
+from masklet.routing.endpoint import EndpointState
+
+
+def states(farm: Farm) -> dict[str, float]:
+    sample = farm.metrics.registry.get_sample_value
+    found = {state: sample("masklet_triton_endpoints", {"state": state}) for state in EndpointState}
+    return {str(state): count for state, count in found.items() if count}
+
+
+def test_an_endpoint_that_never_comes_is_an_error_that_names_it():
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].up = False
+        before_s = now_s()
+        with pytest.raises(BackendUnavailable, match=r"after 7 s: a:1 is connecting \(UNAVAILABLE: a:1\)"):
+            async with farm.routed(first_timeout_s=7.0):
+                pass
+        assert 7.0 <= now_s() - before_s < 9.0
+
+    simulate(scenario())
+
+
+def test_one_that_is_up_late_is_waited_for():
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].up = False
+        asyncio.get_running_loop().call_later(20, farm["a:1"].start)
+        before_s = now_s()
+        async with farm.routed(first_timeout_s=60.0) as backend:
+            assert 20.0 <= now_s() - before_s < 27.0
+            await backend.open("s", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_pauses_between_tries_grow_and_are_bounded(monkeypatch):
+    tried_s: list[float] = []
+
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].up = False
+        make = farm.client
+        monkeypatch.setattr(farm, "client", lambda address: tried_s.append(now_s()) or make(address))
+        with pytest.raises(BackendUnavailable):
+            async with farm.routed(first_timeout_s=120.0):
+                pass
+
+    simulate(scenario())
+    pauses = [later - sooner for sooner, later in pairwise(tried_s)]
+    assert 0.1 <= pauses[0] <= 0.21
+    assert min(pauses[8:]) >= 2.5
+    assert max(pauses) <= 5.1
+    assert len({round(pause, 3) for pause in pauses[8:]}) > 3, "there is no jitter"
+
+
+def test_after_the_death_of_all_sessions_are_refused_until_one_is_back():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            for place in farm.places.values():
+                place.kill()
+            with pytest.raises(BackendUnavailable, match="no Triton can be used") as caught:
+                await backend.open("s", SETTINGS)
+            assert caught.value.retry_after_s
+            await asyncio.sleep(60)
+            assert states(farm) == {"ejected": 2}
+            farm["b:1"].start()
+            await asyncio.sleep(10)
+            await backend.open("s", SETTINGS)
+            assert farm.holding("s") == {"b:1"}
+
+    simulate(scenario())
+
+
+def test_the_breaker_opens_on_the_first_error_though_health_stays_green():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            farm["a:1"].stub = False
+            for number in range(6):
+                await backend.open(f"s{number}", SETTINGS)
+            assert len(farm["b:1"].sessions) == 6
+            assert states(farm) == {"healthy": 1, "ejected": 1}
+
+    simulate(scenario())
+
+
+def test_a_dead_server_is_noticed_without_any_session():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed():
+            farm["a:1"].kill()
+            await asyncio.sleep(3)
+            assert states(farm) == {"healthy": 1, "ejected": 1}
+
+    simulate(scenario())
+
+
+def test_one_lost_look_at_the_health_ejects_nobody():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            farm["a:1"].up = False
+            await asyncio.sleep(0.5)
+            farm["a:1"].up = True
+            assert (await backend.step("s", request(1, click()))).recovered is None
+            await asyncio.sleep(5)
+            assert states(farm) == {"healthy": 1}
+
+    simulate(scenario())
+
+
+def test_no_session_is_placed_before_the_canary_has_sung():
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].stub = False
+        with pytest.raises(BackendUnavailable, match="a:1"):
+            async with farm.routed(first_timeout_s=10.0):
+                pass
+        farm["a:1"].stub = True
+        async with farm.routed():
+            assert farm["a:1"].steps == [1, 2]
+            assert not farm["a:1"].sessions
+
+    simulate(scenario())
+
+
+def test_an_endpoint_that_is_too_slow_for_the_canary_is_not_used():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        farm["a:1"].latency_s = 30.0
+        async with farm.routed(canary_timeout_s=2.0) as backend:
+            await asyncio.sleep(20)
+            assert states(farm) == {"connecting": 1, "healthy": 1}
+            await backend.open("s", SETTINGS)
+            assert farm.holding("s") == {"b:1"}
+
+    simulate(scenario())
+
+
+def test_an_endpoint_with_another_model_is_not_used():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        farm["b:1"].up = False
+        async with farm.routed() as backend:
+            farm["b:1"].model = "another"
+            farm["b:1"].start()
+            farm["a:1"].max_sessions = 0
+            await asyncio.sleep(20)
+            with pytest.raises(AdmissionRefused, match="all 1 Tritons are full"):
+                await backend.open("s", SETTINGS)
+            assert "b:1 runs another" in backend._fleet.why()
+
+    simulate(scenario())
+
+
+def test_nothing_is_placed_on_an_endpoint_that_drains():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            farm["a:1"].ready = False  # and nobody has looked yet
+            for number in range(4):
+                await backend.open(f"s{number}", SETTINGS)
+            assert len(farm["b:1"].sessions) == 4
+            await asyncio.sleep(1)
+            assert states(farm) == {"draining": 1, "healthy": 1}
+
+    simulate(scenario())
+
+
+def test_a_copy_left_behind_is_closed_when_its_endpoint_is_back():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            await backend.step("s", request(1, click()))
+            (first,) = farm.holding("s")
+            farm[first].up = False  # with its banks
+            await asyncio.sleep(10)
+            await backend.step("s", request(2))
+            assert len(farm.holding("s")) == 2
+            farm[first].up = True
+            await asyncio.sleep(10)
+            assert len(farm.holding("s")) == 1
+            assert len((await backend.step("s", request(3))).objects) == 1
+
+    simulate(scenario())
+
+
+def test_a_session_closed_while_its_endpoint_was_gone_is_closed_there_later():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            farm["a:1"].up = False
+            await asyncio.sleep(10)
+            await backend.close("s")
+            assert farm.holding("s") == {"a:1"}
+            farm["a:1"].up = True
+            await asyncio.sleep(10)
+            assert farm.holding("s") == set()
+
+    simulate(scenario())
+
+
+def test_connections_are_left_when_the_backend_is():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            assert [place.connections for place in farm.places.values()] == [1, 1]
+        assert [place.connections for place in farm.places.values()] == [0, 0]
+        assert farm.holding("s") == set()
+
+    simulate(scenario())

@@ -1,0 +1,158 @@
+"""When states are fetched, what is kept, and what gives way."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+from tests.routing.farm import SETTINGS, Client, Farm, click, request
+from tests.routing.simulated import simulate
+
+from masklet.routing.checkpoints import Checkpoints
+from masklet.routing.replay import Base, LastAnswer, Replay
+from masklet.types import ObjectMask, PromptMode, StepRequest, StepResult
+
+FRAME_BYTES = 24 * 32 * 3
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which sessions' states were fetched."""
+    fetched: list[str] = []
+    export = Client.export_state
+
+    async def counted(self: Client, session_id: str) -> bytes:
+        fetched.append(session_id)
+        return await export(self, session_id)
+
+    monkeypatch.setattr(Client, "export_state", counted)
+    return fetched
+
+
+async def run(plan: list[StepRequest], *, pause_s: float, **settings: object) -> Farm:
+    farm = Farm("a:1")
+    async with farm.routed(**settings) as backend:  # type: ignore[arg-type]
+        await backend.open("s", SETTINGS)
+        for one in plan:
+            await backend.step("s", one)
+            await asyncio.sleep(pause_s)
+    return farm
+
+
+def test_a_state_is_fetched_every_so_many_frames(exports):
+    simulate(run([request(seq) for seq in range(1, 33)], pause_s=0.2, checkpoint_every_frames=8))
+    assert len(exports) == 4
+
+
+def test_a_prompt_and_a_removal_are_checkpointed_at_once(exports):
+    plan = [request(1), request(2, click()), request(3), request(4, remove=[1]), request(5)]
+    simulate(run(plan, pause_s=1.0, checkpoint_every_frames=1000))
+    assert len(exports) == 2
+
+
+def test_many_prompts_share_checkpoints(exports):
+    plan = [request(seq, click(1, float(seq % 30))) for seq in range(1, 101)]
+    simulate(run(plan, pause_s=0.05, checkpoint_every_frames=1000, checkpoint_min_interval_s=1.0))
+    assert 4 <= len(exports) <= 7
+
+
+def test_a_replay_that_grows_large_is_checkpointed_early(exports):
+    plan = [request(seq) for seq in range(1, 41)]
+    simulate(run(plan, pause_s=0.2, checkpoint_every_frames=1000, replay_bytes=10 * FRAME_BYTES))
+    assert 6 <= len(exports) <= 8
+
+
+def test_an_export_holds_up_one_frame_at_most():
+    async def scenario() -> list[float]:
+        farm = Farm("a:1")
+        loop, took_s = asyncio.get_running_loop(), []
+        async with farm.routed(checkpoint_every_frames=5, checkpoint_min_interval_s=0.0) as backend:
+            await backend.open("s", SETTINGS)
+            for seq in range(1, 21):
+                before_s = loop.time()
+                await backend.step("s", request(seq))
+                took_s.append(round(loop.time() - before_s, 4))
+        return took_s
+
+    took_s = simulate(scenario())  # two calls of 1 ms a frame; an export is one more
+    assert max(took_s) <= 0.0035
+    assert sum(seconds > 0.0025 for seconds in took_s) == 3
+
+
+def test_a_failing_export_is_not_tried_with_every_frame(exports):
+    async def scenario() -> None:
+        farm = Farm("a:1")
+        async with farm.routed(checkpoint_every_frames=2, checkpoint_min_interval_s=1.0) as backend:
+            await backend.open("s", SETTINGS)
+            farm["a:1"].backend.export_state = fails  # type: ignore[method-assign,assignment]
+            for seq in range(1, 41):
+                await backend.step("s", request(seq))
+                await asyncio.sleep(0.1)
+
+    async def fails(_: str) -> bytes:
+        from masklet.errors import BackendError
+
+        raise BackendError("no")
+
+    simulate(scenario())
+    assert 3 <= len(exports) <= 6
+
+
+def test_states_beyond_the_budget_give_way_oldest_and_largest_first():
+    now = [0.0]
+    kept = Checkpoints(100, clock=lambda: now[0])
+    for name, size in {"old": 20, "large": 60, "new": 20}.items():
+        kept.put(name, bytes(size))
+        now[0] += 1.0
+    kept.put("more", bytes(30))
+    assert (kept.get("large"), kept.byte_count) == (None, 70)
+    now[0] += 1000.0
+    kept.put("new", bytes(20))
+    now[0] += 1.0
+    kept.put("last", bytes(50))
+    assert [name for name in ("old", "more", "new", "last") if kept.get(name)] == ["old", "new", "last"]
+
+
+def test_a_newer_state_replaces_the_older_and_one_too_large_is_not_kept():
+    kept = Checkpoints(100, clock=lambda: 0.0)
+    assert kept.put("s", bytes(80))
+    assert kept.put("s", bytes(90))
+    assert (kept.byte_count, len(kept)) == (90, 1)
+    assert not kept.put("s", bytes(101))
+    assert (kept.byte_count, len(kept)) == (0, 0)
+
+
+def test_the_bytes_kept_are_exported_and_freed():
+    farm = simulate(run([request(1, click()), request(2)], pause_s=1.0))
+    assert farm.metrics.registry.get_sample_value("masklet_checkpoint_bytes") == 0
+    assert farm.metrics.registry.get_sample_value("masklet_checkpoint_seconds_count") == 1
+
+
+@pytest.mark.parametrize("bounds", [{"max_requests": 3, "max_bytes": 10**9}, {"max_requests": 99, "max_bytes": 7000}])
+def test_a_replay_beyond_its_bounds_is_none_at_all(bounds):
+    replay = Replay(Base.OPENING)
+    for seq in range(1, 4):
+        replay.add(request(seq), **bounds)
+    assert (len(replay), replay.byte_count, replay.base) == (3, 3 * FRAME_BYTES, Base.OPENING)
+    replay.add(request(4), **bounds)
+    assert (len(replay), replay.byte_count, replay.base) == (0, 0, Base.NOTHING)
+
+
+def answer(seq: int, *object_ids: int) -> StepResult:
+    return StepResult(seq, tuple(ObjectMask(one, np.full((24, 32), one == 1), 1.0, 1.0) for one in object_ids))
+
+
+def test_the_last_answer_knows_what_was_on_the_newest_frame():
+    last = LastAnswer()
+    assert last.as_request() is None
+    last.note(request(1), answer(1, 1, 2))
+    last.note(request(2), answer(2, 1, 2))
+    last.note(StepRequest(1, None, (click(3),)), answer(1, 3))
+    last.note(StepRequest(2, None, (click(4),), remove=(2,)), answer(2, 4))
+    seed = last.as_request()
+    assert seed is not None and seed.frame_seq == 2
+    assert [(prompt.object_id, prompt.mode) for prompt in seed.prompts] == [
+        (1, PromptMode.RESTART),
+        (4, PromptMode.RESTART),
+    ]

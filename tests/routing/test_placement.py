@@ -1,0 +1,174 @@
+"""Who gets a session, who is refused, and what is left when sessions end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tests.routing.farm import SETTINGS, Client, Farm, click, request
+from tests.routing.simulated import now_s, simulate
+
+from masklet.errors import AdmissionRefused, BackendError, SessionStateLost
+from masklet.routing.load import LoadMeter
+
+
+def test_sessions_go_where_most_room_is():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        farm["b:1"].max_sessions = 300
+        async with farm.routed() as backend:
+            for number in range(40):
+                await backend.open(f"s{number}", SETTINGS)
+            return [len(place.sessions) for place in farm.places.values()]
+
+    assert simulate(scenario()) == [10, 30]
+
+
+def test_what_other_fronts_have_placed_counts():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as one, farm.routed() as other:
+            for number in range(10):
+                await one.open(f"one-{number}", SETTINGS)
+            for number in range(10):
+                await other.open(f"other-{number}", SETTINGS)
+            return [len(place.sessions) for place in farm.places.values()]
+
+    assert simulate(scenario()) == [10, 10]
+
+
+def test_a_session_stays_where_it_was_placed():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            where = backend.location("s")
+            for number in range(20):
+                await backend.open(f"t{number}", SETTINGS)
+                await backend.step("s", request(number + 1, click()))
+            assert backend.location("s") == where
+            assert farm.holding("s") == {where}
+
+    simulate(scenario())
+
+
+def test_when_all_are_full_newcomers_are_refused_and_a_close_makes_room():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        for place in farm.places.values():
+            place.max_sessions = 2
+        async with farm.routed() as backend:
+            for number in range(4):
+                await backend.open(f"s{number}", SETTINGS)
+            with pytest.raises(
+                AdmissionRefused, match="all 2 Tritons are full: a:1 has 0 of 2 sessions free"
+            ) as caught:
+                await backend.open("late", SETTINGS)
+            assert caught.value.retry_after_s
+            await backend.close("s0")
+            await backend.open("late", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_a_triton_that_refuses_is_passed_over(monkeypatch):
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        monkeypatch.setattr(Client, "max_sessions", 100)  # what it said once, and another front has filled it since
+        farm["a:1"].max_sessions = 0
+        farm["b:1"].max_sessions = 6
+        async with farm.routed() as backend:
+            for number in range(6):
+                await backend.open(f"s{number}", SETTINGS)
+            with pytest.raises(AdmissionRefused):
+                await backend.open("late", SETTINGS)
+            return [len(place.sessions) for place in farm.places.values()]
+
+    assert simulate(scenario()) == [0, 6]
+
+
+def test_load_is_admitted_up_to_the_capacity_and_released():
+    async def scenario():
+        farm = Farm("a:1")
+        settings = {"capacity_object_frames_s": 10.0, "reserved_object_frames_s": 3.0}
+        async with farm.routed(**settings) as backend:
+            for number in range(3):
+                await backend.open(f"s{number}", SETTINGS)
+            with pytest.raises(AdmissionRefused, match=r"load 9.0 of 10"):
+                await backend.open("late", SETTINGS)
+            backend.stats()
+            sample = farm.metrics.registry.get_sample_value
+            assert (sample("masklet_session_load"), sample("masklet_session_capacity")) == (9.0, 10.0)
+            await backend.close("s1")
+            await backend.open("late", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_what_a_session_does_counts_when_it_is_more_than_reserved():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=28.0) as backend:
+            await backend.open("busy", SETTINGS)
+            for seq in range(1, 200):
+                await backend.step("busy", request(seq, *([click(1), click(2)] if seq == 1 else [])))
+                await asyncio.sleep(0.066)
+            assert 26 < sum(link.load for link in backend._fleet.links()) < 31
+            with pytest.raises(AdmissionRefused):
+                await backend.open("another", SETTINGS)
+            await asyncio.sleep(10)
+            await backend.open("later", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_a_load_fades_to_what_is_reserved():
+    async def scenario():
+        meter = LoadMeter(1.0, clock=now_s)
+        for _ in range(300):
+            meter.add(2)
+            await asyncio.sleep(0.1)
+        assert 19 < meter.load < 21
+        await asyncio.sleep(60)
+        assert meter.load == 1.0
+
+    simulate(scenario())
+
+
+def test_an_open_that_fails_leaves_nothing():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            with pytest.raises(BackendError, match="already open"):
+                await backend.open("s", SETTINGS)
+            with pytest.raises(BackendError, match="not an exported state"):
+                await backend.import_state("t", b"garbage")
+            assert [len(link.loads) for link in backend._fleet.links()] == [1]
+            with pytest.raises(SessionStateLost):
+                await backend.step("t", request(1))
+
+    simulate(scenario())
+
+
+def test_a_thousand_sessions_opened_and_abandoned_leave_nothing():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            tasks = len(asyncio.all_tasks())
+            for number in range(1000):
+                await backend.open(f"s{number}", SETTINGS)
+                await backend.step(f"s{number}", request(1, click()))
+                if number == 500:
+                    farm["a:1"].kill()
+                if number == 600:
+                    farm["a:1"].start()
+                await backend.close(f"s{number}")
+            await asyncio.sleep(10)
+            assert [link.loads for link in backend._fleet.links()] == [{}, {}]
+            assert (len(backend._sessions), len(backend._checkpoints), len(backend._working)) == (0, 0, 0)
+            assert [len(place.sessions) for place in farm.places.values()] == [0, 0]
+            assert [len(one.orphans) for one in backend._fleet._endpoints.values()] == [0, 0]
+            assert len(asyncio.all_tasks()) == tasks
+
+    simulate(scenario())
