@@ -117,7 +117,8 @@ def test_a_new_owner_on_the_same_front_is_told_of_a_recovery():
             farm[backend.location("s")].kill()
             held = await backend.attach("s", 2)
             assert (held.origin, held.last_frame_seq) == (StateOrigin.RESTORED, 4)
-            assert (await backend.step("s", PLAN[4])).recovered is None
+            assert (await backend.step("s", PLAN[4])).recovered is StateOrigin.RESTORED
+            assert (await backend.step("s", PLAN[5])).recovered is None
 
     simulate(scenario())
 

@@ -256,8 +256,7 @@ class RoutedBackend:
             await self._ensure(session)
             summary = await session.link.backend.attach(session.session_id, owner_epoch(epoch))
         session.epoch = owner_epoch(epoch)
-        origin, session.origin = session.origin, None
-        return replace(summary, origin=origin or StateOrigin.INTACT)
+        return replace(summary, origin=session.origin or StateOrigin.INTACT)  # and the next result says it, too
 
     async def _ensure(self, session: RoutedSession) -> None:
         """Have it somewhere."""

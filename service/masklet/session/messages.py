@@ -156,13 +156,15 @@ class ObjectResult:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """Masks for one frame."""
+    """Masks for one frame. `recovered`: where the memory comes from, if it was recovered since the result before."""
 
     frame_seq: int
     capture_time_ns: int | None
     objects: tuple[ObjectResult, ...]
     timing: Timing
     revised: bool = False
+    recovered: StateOrigin | None = None
+    recovery_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

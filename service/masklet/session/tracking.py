@@ -163,7 +163,14 @@ class Tracking:
         objects, timing = await self._encode(result, states, timing)
         for prompted in prompts:
             self._report.applied(prompted.seq, prompted.prompt, frame_seq=waiting.seq)
-        answer = Result(waiting.seq, waiting.frame.capture_time_ns, objects, timing)
+        answer = Result(
+            waiting.seq,
+            waiting.frame.capture_time_ns,
+            objects,
+            timing,
+            recovered=result.recovered,
+            recovery_s=result.recovery_s,
+        )
         self._taken = None  # told, as far as we are concerned
         self._report.answered(answer, received_s=waiting.received_s)
 
@@ -205,7 +212,16 @@ class Tracking:
         objects, timing = await self._encode(result, states, timing)
         self._report.applied(wanted.seq, wanted.prompt, frame_seq=wanted.frame_seq)
         capture_time_ns = history[wanted.frame_seq].capture_time_ns
-        self._report.tell(Result(wanted.frame_seq, capture_time_ns, objects, timing, revised=True))
+        revision = Result(
+            wanted.frame_seq,
+            capture_time_ns,
+            objects,
+            timing,
+            revised=True,
+            recovered=result.recovered,
+            recovery_s=result.recovery_s,
+        )
+        self._report.tell(revision)
 
     async def _encode(
         self, result: StepResult, states: dict[int, ObjectState], timing: Timing

@@ -788,10 +788,16 @@ class Result(_message.Message):
     OBJECTS_FIELD_NUMBER: _builtins.int
     TIMING_FIELD_NUMBER: _builtins.int
     REVISED_FIELD_NUMBER: _builtins.int
+    RECOVERED_FIELD_NUMBER: _builtins.int
+    RECOVERY_FIELD_NUMBER: _builtins.int
     frame_seq: _builtins.int
     """`seq` of the frame's request."""
     revised: _builtins.bool
     """Whether this replaces an earlier answer for the same frame (a correction)."""
+    recovered: Global___StateOrigin.ValueType
+    """Set if the session's memory had to be recovered since the result before, for example because the machine it was
+    on failed: where it comes from now. After MIGRATED and RESTORED masks are as if nothing had happened.
+    """
     @_builtins.property
     def capture_time(self) -> _timestamp_pb2.Timestamp:
         """Echo of `Frame.capture_time`."""
@@ -804,6 +810,10 @@ class Result(_message.Message):
     def timing(self) -> Global___Timing:
         """Where the time went."""
 
+    @_builtins.property
+    def recovery(self) -> _duration_pb2.Duration:
+        """How long that took; this result is later by about as much."""
+
     def __init__(
         self,
         *,
@@ -812,10 +822,12 @@ class Result(_message.Message):
         objects: _abc.Iterable[Global___ObjectResult] | None = ...,
         timing: Global___Timing | None = ...,
         revised: _builtins.bool = ...,
+        recovered: Global___StateOrigin.ValueType = ...,
+        recovery: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "recovery", b"recovery", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "frame_seq", b"frame_seq", "objects", b"objects", "revised", b"revised", "timing", b"timing"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture_time", b"capture_time", "frame_seq", b"frame_seq", "objects", b"objects", "recovered", b"recovered", "recovery", b"recovery", "revised", b"revised", "timing", b"timing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
