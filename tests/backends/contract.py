@@ -10,11 +10,14 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import pytest
 from tests.backends.triton_process import running_triton
+from tests.routing.farm import Farm
 
 from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.backends.fake import FakeBackend
-from masklet.config import ModelConfig
+from masklet.config import ModelConfig, RoutingConfig
+from masklet.routing.discovery import ListedEndpoints
+from masklet.routing.router import RoutedBackend
 from masklet.types import ImageArray, Prompt, PromptMode, StepRequest, TrackSettings
 
 SIZE = (48, 64)
@@ -37,7 +40,17 @@ async def make_triton() -> Backend:
     return TritonBackend(running_triton().endpoint)
 
 
-BACKENDS: dict[str, BackendFactory] = {"fake": make_fake, "embedded": make_embedded, "triton": make_triton}
+async def make_routed() -> Backend:
+    farm = Farm("a:1", "b:1")
+    return RoutedBackend(ListedEndpoints(list(farm.places)), farm.client, RoutingConfig())
+
+
+BACKENDS: dict[str, BackendFactory] = {
+    "fake": make_fake,
+    "embedded": make_embedded,
+    "triton": make_triton,
+    "routed": make_routed,
+}
 # For parametrizing: the backends' names, marked with what they need.
 NAMES = [pytest.param(name, marks=[pytest.mark.triton] if name == "triton" else []) for name in BACKENDS]
 

@@ -77,7 +77,7 @@ async def test_a_lie_is_an_error_of_its_session_alone(model, lie):
 
 async def test_a_triton_that_says_it_is_unavailable_loses_its_session_to_the_other(model):
     async with two(model) as (backend, liar):
-        liar.lie = grpc.StatusCode.UNAVAILABLE
+        liar.lie = grpc.StatusCode.UNAVAILABLE  # type: ignore[assignment]
         result = await backend.step("s", frame(2))
         assert result.recovered is StateOrigin.RESTORED
         assert backend.location("s") == backend.location("other")

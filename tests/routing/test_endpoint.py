@@ -6,7 +6,7 @@ import asyncio
 from itertools import pairwise
 
 import pytest
-from tests.routing.farm import SETTINGS, Farm, click, request
+from tests.routing.farm import SETTINGS, Client, Farm, click, request
 from tests.routing.simulated import now_s, simulate
 
 from masklet.errors import AdmissionRefused, BackendUnavailable
@@ -52,7 +52,12 @@ def test_pauses_between_tries_grow_and_are_bounded(monkeypatch):
         farm = Farm("a:1")
         farm["a:1"].up = False
         make = farm.client
-        monkeypatch.setattr(farm, "client", lambda address: tried_s.append(now_s()) or make(address))
+
+        def noted(address: str) -> Client:
+            tried_s.append(now_s())
+            return make(address)
+
+        monkeypatch.setattr(farm, "client", noted)
         with pytest.raises(BackendUnavailable):
             async with farm.routed(first_timeout_s=120.0):
                 pass

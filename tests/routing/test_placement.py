@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from tests.routing.farm import SETTINGS, Client, Farm, click, request
@@ -90,7 +91,7 @@ def test_a_triton_that_refuses_is_passed_over(monkeypatch):
 def test_load_is_admitted_up_to_the_capacity_and_released():
     async def scenario():
         farm = Farm("a:1")
-        settings = {"capacity_object_frames_s": 10.0, "reserved_object_frames_s": 3.0}
+        settings: dict[str, Any] = {"capacity_object_frames_s": 10.0, "reserved_object_frames_s": 3.0}
         async with farm.routed(**settings) as backend:
             for number in range(3):
                 await backend.open(f"s{number}", SETTINGS)

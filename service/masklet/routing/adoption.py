@@ -38,13 +38,13 @@ async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> 
             fleet.eject(link, str(answer))
     found = [answer for answer in answers if not isinstance(answer, BaseException)]
     failures = [answer for answer in answers if isinstance(answer, BaseException)]
-    superseded = next((one for one in failures if isinstance(one, SessionSuperseded)), None)
+    superseded = any(isinstance(one, SessionSuperseded) for one in failures)
     newest = None if superseded else max(found, key=lambda one: _worth(one, location), default=None)
     for one in found:
         if one is not newest:
             await _close(one[0], session_id)
     if newest is None:
-        raise superseded or _not_found(failures, session_id, len(links))
+        raise _not_found(failures, session_id, len(links))
     return newest
 
 
@@ -64,6 +64,8 @@ def _worth(found: _Found, location: str) -> tuple[int, bool]:
 
 def _not_found(failures: list[BaseException], session_id: str, asked: int) -> BaseException:
     """Of what the endpoints said: their own failures say more than that they do not have it."""
+    if any(isinstance(one, SessionSuperseded) for one in failures):
+        return SessionSuperseded(f"session {session_id} has a later owner")
     others = [one for one in failures if not isinstance(one, SessionStateLost)]
     return others[0] if others else SessionStateLost(f"session {session_id} is at none of {asked} Tritons")
 

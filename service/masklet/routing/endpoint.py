@@ -129,6 +129,7 @@ class Endpoint:
                 self.error = None
                 self._become(EndpointState.HEALTHY)
                 return link
+            link.fail(str(refused))
             self._leave(link)
         self._refuse(refused)
         return None
@@ -195,14 +196,15 @@ class Endpoint:
 
     def _leave(self, link: Link) -> None:
         """Frees the connection in the background: it may take seconds if the other side is gone."""
+        if not link.is_alive:
+            self.error = BackendUnavailable(link.failure)
+            self._become(EndpointState.EJECTED)
         link.fail("the connection was closed")
         self.link = None
-        if link.failure:
-            self.error = BackendUnavailable(f"{self.address}: {link.failure}")
         task = asyncio.create_task(_left(link))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-        self._become(EndpointState.EJECTED)
+        self._changed()
 
     def _refuse(self, error: MaskletError) -> None:
         self.error = error

@@ -57,6 +57,11 @@ class RoutedSession:
         """Whether it is where it was last seen, as far as is known."""
         return self.lost_s is None and self.link.is_alive
 
+    @property
+    def owner(self) -> int:
+        """The epoch of its owner, as that knows it."""
+        return self.epoch // _MOVES_PER_EPOCH
+
     def move_epoch(self) -> int:
         """The epoch of a copy elsewhere: above this one's, below the next owner's."""
         return self.epoch + 1

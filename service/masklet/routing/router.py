@@ -248,6 +248,9 @@ class RoutedBackend:
         return replace(result, recovered=origin, recovery_s=session.recovery_s)
 
     async def _attach(self, session: RoutedSession, epoch: int) -> BankSummary:
+        if epoch <= session.owner:
+            name = session.session_id
+            raise SessionSuperseded(f"session {name} has an owner of epoch {session.owner}, not below {epoch}")
         await self._ensure(session)
         try:
             summary = await session.link.backend.attach(session.session_id, owner_epoch(epoch))
