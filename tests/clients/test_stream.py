@@ -18,7 +18,7 @@ from masklet.errors import (
     UnknownObject,
 )
 from masklet.types import DropPolicy, ImageArray, MaskEncoding, ObjectState
-from masklet_client import Dropped, PromptApplied, RequestFailed, Result, outbox
+from masklet_client import Dropped, PromptApplied, RequestFailed, Result, call
 from masklet_client.settings import StreamOptions
 
 from .conftest import SIZE, connected, running
@@ -216,7 +216,7 @@ async def test_bad_prompts_and_frames_raise_where_they_are_given(address: str) -
 async def test_draining_server_says_so_and_then_the_stream_ends(frames: list[ImageArray]) -> None:
     async with running() as server, masklet_client.connect(f"127.0.0.1:{server.port}") as client:
         with pytest.raises(ServerDraining):
-            async with client.track(SIZE) as stream:
+            async with client.track(SIZE, reconnect=None) as stream:
                 draining = asyncio.create_task(server.drain())
                 async for _ in stream:
                     pass
@@ -227,7 +227,7 @@ async def test_draining_server_says_so_and_then_the_stream_ends(frames: list[Ima
 async def test_killed_server_ends_iteration_with_an_error(frames: list[ImageArray]) -> None:
     async with running() as server, masklet_client.connect(f"127.0.0.1:{server.port}") as client:
         with pytest.raises(masklet_client.MaskletError):
-            async with client.track(SIZE) as stream:
+            async with client.track(SIZE, reconnect=None) as stream:
                 await server._grpc.stop(None)
                 async with asyncio.timeout(10):
                     await anext(stream)
@@ -236,13 +236,14 @@ async def test_killed_server_ends_iteration_with_an_error(frames: list[ImageArra
 async def test_error_nobody_read_is_raised_on_leaving(frames: list[ImageArray]) -> None:
     async with running() as server, masklet_client.connect(f"127.0.0.1:{server.port}") as client:
         with pytest.raises(masklet_client.MaskletError):
-            async with client.track(SIZE) as stream:
+            async with client.track(SIZE, reconnect=None) as stream:
                 await server._grpc.stop(None)
+                assert stream._reading is not None
                 await asyncio.wait([stream._reading], timeout=10)
 
 
 async def test_idle_stream_pings(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox.Outbox.__init__, "__kwdefaults__", {"ping_interval_s": 0.05})
+    monkeypatch.setattr(call.TrackCall.__init__, "__kwdefaults__", {"ping_interval_s": 0.05})
     async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
         await asyncio.sleep(0.3)
         seq = await stream.click(1, (5, 5))

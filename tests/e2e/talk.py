@@ -17,7 +17,7 @@ from masklet.types import FrameCodec
 from masklet.v1 import mask_pb2, prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
-from masklet_client.outbox import send_request
+from masklet_client.call import send_request
 
 EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 HEIGHT, WIDTH = 48, 64

@@ -11,7 +11,7 @@
 """
 
 from masklet.errors import MaskletError
-from masklet.types import DropPolicy, FrameCodec, MaskEncoding, ObjectState, Profile, Prompt, PromptMode
+from masklet.types import DropPolicy, FrameCodec, MaskEncoding, ObjectState, Profile, Prompt, PromptMode, StateOrigin
 from masklet_client.client import Client, connect
 from masklet_client.events import (
     Dropped,
@@ -24,10 +24,11 @@ from masklet_client.events import (
     PromptApplied,
     RequestFailed,
     Result,
+    Resumed,
     ServerDescription,
 )
 from masklet_client.serving import wait_until_serving
-from masklet_client.settings import StreamSettings
+from masklet_client.settings import Reconnect, StreamSettings
 from masklet_client.stream import TrackStream
 
 __all__ = [
@@ -48,9 +49,12 @@ __all__ = [
     "Prompt",
     "PromptApplied",
     "PromptMode",
+    "Reconnect",
     "RequestFailed",
     "Result",
+    "Resumed",
     "ServerDescription",
+    "StateOrigin",
     "StreamSettings",
     "TrackStream",
     "connect",

@@ -21,7 +21,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     for command in (track_command, segment_command):
         parser = command.add_parser(subparsers)
         parser.add_argument(
-            "--server", default=DEFAULT_ADDRESS, metavar="HOST:PORT", help="where the service is (default: %(default)s)"
+            "--server",
+            default=DEFAULT_ADDRESS,
+            metavar="HOST:PORT[,...]",
+            help="where the service is; or several of one fleet",
         )
         parser.set_defaults(run=_guarded(command.run))
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 import grpc.aio
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidFrame
+from masklet.errors import InvalidFrame, InvalidOpen
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from masklet_client.call import Call
 from masklet_client.events import Event, ImageResult, Result, ServerDescription
 from masklet_client.following import Prompts, follow
 from masklet_client.prompt_check import check_prompt
@@ -37,8 +38,9 @@ _CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.keepalive_time_ms", 20_000),  # else a server that vanished without a word is waited for without end
     ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.initial_reconnect_backoff_ms", 500),  # gRPC's own goes up to two minutes, long after a server is back
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # gRPC's own goes up to two minutes, long after a server is back
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # how long a connection may take to be made
+    ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
 
@@ -46,7 +48,7 @@ class Client:
     """A connection; get one from `connect`. Any number of streams may be open on it.
 
     Attributes:
-        address: host:port.
+        address: host:port of the first server.
         server: the model behind it and its limits, as told when the connection was made.
     """
 
@@ -54,14 +56,16 @@ class Client:
 
     def __init__(
         self,
-        address: str,
+        address: str | Sequence[str],
         *,
         credentials: grpc.ChannelCredentials | None = None,
         metadata: Sequence[tuple[str, str]] = (),
         timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         """See `connect`."""
-        self.address = address
+        self.addresses = _addresses(address)
+        self.address = self.addresses[0]
+        self._channels: dict[str, grpc.aio.Channel] = {}
         self._credentials, self._metadata, self._timeout_s = credentials, tuple(metadata), timeout_s
 
     async def __aenter__(self) -> Self:
@@ -71,32 +75,30 @@ class Client:
             BackendUnavailable: nobody answers at the address.
             AccessDenied: the server does not let this client in.
         """
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(self.address, self._credentials, options=_CHANNEL_OPTIONS)
-        self._stub = SegmentationServiceStub(self._channel)
         try:
             self.server = await self.describe()
         except BaseException:
-            await self._channel.close(None)
+            await self._close()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._channel.close(None)
+        await self._close()
 
     async def describe(self) -> ServerDescription:
-        """Ask what runs on the server now."""
-        try:
-            answer = await self._stub.DescribeModel(
-                pb.DescribeModelRequest(), timeout=self._timeout_s, metadata=self._metadata
-            )
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, self.address) from error
-        return description_from_proto(answer)
+        """Ask what runs on the server now; the first that answers."""
+        for address in self.addresses:
+            try:
+                answer = await self._stub(address).DescribeModel(
+                    pb.DescribeModelRequest(), timeout=self._timeout_s, metadata=self._metadata
+                )
+                return description_from_proto(answer)
+            except grpc.aio.AioRpcError as error:
+                failure = error_from_rpc(error, address)
+                failure.__cause__ = error
+        raise failure
 
     def track(
         self,
@@ -111,12 +113,7 @@ class Client:
             InvalidOpen: an option that is not offered.
         """
         settings = StreamSettings.of(size, options)
-        return TrackStream(
-            lambda: self._stub.Track(metadata=self._metadata),  # type: ignore[call-arg]
-            settings,
-            address=self.address,
-            on_event=on_event,
-        )
+        return TrackStream(self._dial, settings, addresses=self.addresses, on_event=on_event)
 
     def follow(
         self,
@@ -155,13 +152,34 @@ class Client:
             profile=profile_to_proto(profile),
         )
         try:
-            return image_result_from_proto(await self._stub.SegmentImage(request, metadata=self._metadata))
+            answer = await self._stub(self.address).SegmentImage(request, metadata=self._metadata)
+            return image_result_from_proto(answer)
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, self.address) from error
 
+    def _dial(self, address: str) -> Call:
+        call: Call = self._stub(address).Track(metadata=self._metadata)
+        return call
+
+    def _stub(self, address: str) -> Any:
+        if address not in self._channels:
+            self._channels[address] = self._connected(address)
+        return SegmentationServiceStub(self._channels[address])
+
+    def _connected(self, address: str) -> grpc.aio.Channel:
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(address, self._credentials, options=_CHANNEL_OPTIONS)
+
+    async def _close(self) -> None:
+        channels = list(self._channels.values())
+        self._channels.clear()
+        for channel in channels:
+            await channel.close(None)
+
 
 def connect(
-    address: str = DEFAULT_ADDRESS,
+    address: str | Sequence[str] = DEFAULT_ADDRESS,
     *,
     credentials: grpc.ChannelCredentials | None = None,
     metadata: Sequence[tuple[str, str]] = (),
@@ -170,12 +188,21 @@ def connect(
     """A client for the server at `address` (host:port); `async with` connects it.
 
     Args:
-        address: host:port.
+        address: host:port; several, in a list or with commas between them, if they share a resume key: a stream that
+            loses one goes on at the next.
         credentials: for TLS, from `grpc.ssl_channel_credentials`; None: plain text.
         metadata: sent with every call, for example `("authorization", "Bearer ...")`.
         timeout_s: how long the server may take to answer when connecting.
     """
     return Client(address, credentials=credentials, metadata=metadata, timeout_s=timeout_s)
+
+
+def _addresses(given: str | Sequence[str]) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    found = tuple(part.strip() for part in parts if part.strip())
+    if not found:
+        raise InvalidOpen("no server address is given, must be host:port", field="address")
+    return found
 
 
 def _encoded(image: ImageArray | bytes, prompts: Iterable[Prompt]) -> bytes:

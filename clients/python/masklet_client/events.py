@@ -5,6 +5,7 @@ Dropped         a frame that is not going to be answered
 PromptApplied   a prompt took effect
 RequestFailed   a request could not be carried out; the stream goes on
 GoAway          the server is draining
+Resumed         a lost connection was replaced
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ class Result:
         objects: one per object, by rising object id.
         timing: where the time went in the server.
         revised: whether this replaces an earlier answer for the same frame.
+        recovered: where the session's memory comes from, if the server had to recover it since the result before.
+        recovery_s: how long that took.
     """
 
     frame_seq: int
@@ -152,6 +155,8 @@ class Result:
     objects: tuple[ObjectResult, ...]
     timing: Timing
     revised: bool
+    recovered: StateOrigin | None = None
+    recovery_s: float = 0.0
 
     def __getitem__(self, object_id: int) -> ObjectResult:
         """The object with this id; KeyError if it is not tracked."""
@@ -200,7 +205,27 @@ class GoAway:
     deadline_ns: int
 
 
-Event = Result | Dropped | PromptApplied | RequestFailed | GoAway
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A lost connection was replaced; results go on as if nothing had happened, but for what `origin` says.
+
+    Attributes:
+        origin: where the session's memory comes from now: INTACT is the same as before, RESEEDED began anew with the
+            last masks seen, NEW with nothing.
+        address: the server that has it.
+        attempts: how many connections it took.
+        seconds: how long it took.
+        lost_objects: objects that are no longer followed, since they were not to be seen when the session began anew.
+    """
+
+    origin: StateOrigin
+    address: str
+    attempts: int
+    seconds: float
+    lost_objects: tuple[int, ...] = ()
+
+
+Event = Result | Dropped | PromptApplied | RequestFailed | GoAway | Resumed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

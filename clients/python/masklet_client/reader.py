@@ -1,4 +1,4 @@
-"""The task that reads a stream: responses become events, in order, until the stream ends."""
+"""What comes back on a stream: responses become events, in order and once each, over however many connections."""
 
 from __future__ import annotations
 
@@ -6,120 +6,138 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-import grpc.aio
-
-from masklet.errors import MaskletError, ProtocolViolation
+from masklet.errors import ServerDraining
+from masklet.types import DropReason, Prompt
+from masklet.v1 import prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
-from masklet_client.events import Dropped, Event, GoAway, Opened, PromptApplied, RequestFailed
+from masklet_client.events import Dropped, Event, GoAway, ObjectResult, PromptApplied, RequestFailed, Result
 from masklet_client.inbox import Inbox
-from masklet_client.outbox import Call
-from masklet_client.status import error_from_rpc, error_from_status
-from masklet_client.wire import opened_from_proto, reason_from_proto, result_from_proto
+from masklet_client.journal import Journal
+from masklet_client.status import error_from_status
+from masklet_client.wire import box_prompt, prompts_to_proto, reason_from_proto, result_from_proto
 
 _KEPT_FAILURES = 256
-_KEPT_INDICES = 1024
 logger = logging.getLogger("masklet_client")
 
 
 class Reader:
-    """Reads one call into an inbox and keeps count of what went wrong on the way.
+    """Turns responses into events and settles the journal.
 
     Attributes:
-        dropped: frames the server did not answer.
+        last_server_seq: the newest response seen of the session.
+        dropped: frames that are not answered.
         failures: the last 256 refused requests.
         resume_token: newest token of the session.
         go_away: set once the server drains.
     """
 
-    def __init__(self, call: Call, inbox: Inbox, *, address: str, on_event: Callable[[Event], None] | None) -> None:
-        """`on_event` is called with every event as it arrives."""
-        self._call, self._inbox, self._address, self._on_event = call, inbox, address, on_event
-        self._index_of_seq: dict[int, int] = {}
-        self._frames_sent = 0
+    def __init__(
+        self, journal: Journal, inbox: Inbox, *, on_event: Callable[[Event], None] | None, resumes: bool
+    ) -> None:
+        """`on_event` is called with every event as it arrives; `resumes`: a drain is no reason to give up a frame."""
+        self._journal, self._inbox, self._on_event, self._resumes = journal, inbox, on_event, resumes
+        self._newest: Result | None = None
+        self.last_server_seq = 0
         self.dropped = 0
         self.failures: deque[RequestFailed] = deque(maxlen=_KEPT_FAILURES)
         self.resume_token = b""
         self.go_away: GoAway | None = None
 
-    def expect(self, frame_seq: int) -> None:
-        """A frame was sent; answers to it are going to carry its place among all frames."""
-        self._index_of_seq[frame_seq] = self._frames_sent
-        self._frames_sent += 1
-
-    async def read_opened(self) -> Opened:
-        """The answer to `open`.
-
-        Raises:
-            MaskletError: what the server refused it with, or BackendUnavailable if there is no server.
-            ProtocolViolation: anything but `opened` came back.
-        """
-        try:
-            response = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, self._address) from error
-        kind = response.WhichOneof("message") if isinstance(response, pb.TrackResponse) else "nothing"
-        if not isinstance(response, pb.TrackResponse) or kind != "opened":
-            raise ProtocolViolation(f"{self._address} answered `open` with {kind}")
-        self.resume_token = response.opened.resume_token
-        return opened_from_proto(response.opened)
-
-    async def read(self) -> None:
-        """Read until the stream ends, and end the inbox however that happens: nobody shall wait for ever."""
-        failure: MaskletError | None = None
-        try:
-            while isinstance(response := await self._call.read(), pb.TrackResponse):
-                await self._take(response)
-        except grpc.aio.AioRpcError as error:
-            failure = error_from_rpc(error, self._address)
-        except Exception as error:
-            failure = MaskletError(f"reading from {self._address} failed: {error!r}")
-            failure.__cause__ = error
-        finally:
-            self._inbox.end(failure)
-
-    async def _take(self, response: pb.TrackResponse) -> None:
-        kind = response.WhichOneof("message")
-        if kind == "token_renewed":
-            self.resume_token = response.token_renewed.resume_token
+    async def take(self, response: pb.TrackResponse) -> None:
+        """One response; those seen before are passed over."""
+        if response.server_seq <= self.last_server_seq:
             return
-        event = self._event(kind, response)
-        if event is None:
-            return
-        self._note(event)
-        if self._on_event is not None:
-            self._on_event(event)
-        await self._inbox.put(event)
+        self.last_server_seq = response.server_seq
+        event = self._event(response)
+        if event is not None:
+            await self.emit(event)
 
-    def _event(self, kind: str | None, response: pb.TrackResponse) -> Event | None:
-        """The event for a response; None for a pong (it answers our own ping) and for kinds of newer servers."""
-        match kind:
-            case "result":
-                return result_from_proto(response.result, self._index(response.result.frame_seq))
-            case "dropped":
-                seq = response.dropped.frame_seq
-                return Dropped(seq, self._index(seq), reason_from_proto(response.dropped.reason))
-            case "prompt_applied":
-                applied = response.prompt_applied
-                return PromptApplied(applied.prompt_seq, applied.frame_seq, applied.object_id)
-            case "error":
-                return RequestFailed(response.error.request_seq, error_from_status(response.error.status))
-            case "go_away":
-                return GoAway(response.go_away.resume_token, response.go_away.deadline.ToNanoseconds())
-        return None
-
-    def _note(self, event: Event) -> None:
+    async def emit(self, event: Event) -> None:
+        """Gives an event out, and keeps count."""
         if isinstance(event, Dropped):
             self.dropped += 1
         elif isinstance(event, RequestFailed):
             self.failures.append(event)
             logger.warning("request %d refused: %s: %s", event.request_seq, event.error.reason, event.error)
-        elif isinstance(event, GoAway):
-            self.go_away, self.resume_token = event, event.resume_token
-            logger.warning("%s is draining and is going to end this stream", self._address)
+        if self._on_event is not None:
+            self._on_event(event)
+        await self._inbox.put(event)
 
-    def _index(self, frame_seq: int) -> int:
-        """Place of a frame among those sent; all but the last 1024 answered ones are forgotten."""
-        index = self._index_of_seq[frame_seq]
-        while len(self._index_of_seq) > _KEPT_INDICES and (oldest := next(iter(self._index_of_seq))) < frame_seq:
-            del self._index_of_seq[oldest]
-        return index
+    async def give_up(self) -> None:
+        """Reports all frames that nobody is going to answer."""
+        for frame_seq, index in list(self._journal.pending.items()):
+            self._journal.reported(frame_seq)
+            await self.emit(Dropped(frame_seq, index, DropReason.CONNECTION_LOST))
+
+    def reseeding(self) -> tuple[list[prompt_pb2.Prompt], tuple[int, ...]]:
+        """Prompts that say where the objects were last seen, and the ids of those that were not to be seen then."""
+        found = self._newest.objects if self._newest else ()
+        prompts = [prompt for one in found if one.area_px for prompt in _as_prompts(one)]
+        return prompts, tuple(one.object_id for one in found if not one.area_px)
+
+    def _event(self, response: pb.TrackResponse) -> Event | None:
+        """The event for a response; None for a pong (it answers our own ping) and for kinds of newer servers."""
+        match response.WhichOneof("message"):
+            case "result":
+                return self._result(response.result)
+            case "dropped":
+                return self._dropped(response.dropped)
+            case "prompt_applied":
+                return self._applied(response.prompt_applied)
+            case "error":
+                return self._failed(response.error)
+            case "go_away":
+                return self._going(response.go_away)
+            case "token_renewed":
+                self.resume_token = response.token_renewed.resume_token
+        return None
+
+    def _result(self, message: pb.Result) -> Result | None:
+        frame_seq = self._journal.app_seq(message.frame_seq)
+        index = self._journal.index_of(frame_seq)
+        if index is None or not (message.revised or self._journal.answered(frame_seq)):
+            return None
+        result = result_from_proto(message, frame_seq, index)
+        if not message.revised:
+            self._newest = result
+        return result
+
+    def _dropped(self, message: pb.Dropped) -> Dropped | None:
+        frame_seq, reason = self._journal.app_seq(message.frame_seq), reason_from_proto(message.reason)
+        index = self._journal.index_of(frame_seq)
+        if reason is DropReason.DRAINING and self._resumes_elsewhere:
+            return None  # the next server gets it
+        if index is None or not self._journal.reported(frame_seq):
+            return None
+        return Dropped(frame_seq, index, reason)
+
+    def _applied(self, message: pb.PromptApplied) -> PromptApplied | None:
+        seq = self._journal.app_seq(message.prompt_seq)
+        self._journal.settled(seq, refused=False)
+        return PromptApplied(seq, self._journal.app_seq(message.frame_seq), message.object_id) if seq else None
+
+    def _failed(self, message: pb.RequestError) -> RequestFailed | None:
+        seq, error = self._journal.app_seq(message.request_seq), error_from_status(message.status)
+        if isinstance(error, ServerDraining) and self._resumes_elsewhere:
+            return None
+        self._journal.settled(seq, refused=True)
+        if not seq:
+            logger.warning("an object could not be followed any further: %s", error)
+            return None
+        return RequestFailed(seq, error)
+
+    def _going(self, message: pb.GoAway) -> GoAway:
+        self.go_away = GoAway(message.resume_token, message.deadline.ToNanoseconds())
+        self.resume_token = message.resume_token
+        logger.warning("the server is draining and is going to end this stream")
+        return self.go_away
+
+    @property
+    def _resumes_elsewhere(self) -> bool:
+        return self._resumes and self.go_away is not None
+
+
+def _as_prompts(found: ObjectResult) -> list[prompt_pb2.Prompt]:
+    if found.mask_bytes:
+        return list(prompts_to_proto(Prompt(found.object_id, mask=found.mask)))
+    return [] if found.box is None else [box_prompt(found.object_id, found.box)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypedDict, TypeVar
 
@@ -26,6 +26,29 @@ class StreamOptions(TypedDict, total=False):
     max_conditioning_frames: int
     jpeg_quality: int
     raise_request_errors: bool
+    reconnect: Reconnect | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect:
+    """How a lost connection is replaced.
+
+    Attributes:
+        give_up_s: how long to try before the stream ends with an error.
+        first_delay_s: pause after the first attempt that failed; it doubles each time, and is shortened at random by up
+            to half, so that many clients do not come at once.
+        max_delay_s: longest pause.
+        reseed: begin a new session from the last masks seen if nobody has the old one any more; else that is an error.
+        max_buffered_bytes: requests kept to be sent again; sending waits while there are more.
+        max_buffered_requests: the same, in requests; 4096 at most.
+    """
+
+    give_up_s: float = 60.0
+    first_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+    reseed: bool = True
+    max_buffered_bytes: int = 64 * 1024 * 1024
+    max_buffered_requests: int = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +70,7 @@ class StreamSettings:
         raise_request_errors: iterating over results raises when the server refuses a request. Otherwise the refusal
             is logged as a warning, kept in `TrackStream.failures`, and the loop goes on: one corrupt frame does not
             end an hour of tracking.
+        reconnect: how a lost connection is replaced; None: the stream ends with it.
     """
 
     size: Size
@@ -61,6 +85,7 @@ class StreamSettings:
     max_conditioning_frames: int = 0
     jpeg_quality: int = 90
     raise_request_errors: bool = False
+    reconnect: Reconnect | None = field(default_factory=Reconnect)
 
     @classmethod
     def of(cls, size: Size, options: StreamOptions) -> StreamSettings:

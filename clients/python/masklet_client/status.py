@@ -31,6 +31,13 @@ _BY_CODE: dict[grpc.StatusCode, type[MaskletError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: RequestError,
     grpc.StatusCode.CANCELLED: SessionClosed,
 }
+_ON_THE_WAY = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 _START_HINT = "start one with `masklet serve`, or give the address of another"
 
 
@@ -49,6 +56,12 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> MaskletError:
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return MaskletError(f"the server at {address} is not a masklet server, or an older one ({details})")
     return _BY_CODE.get(code, MaskletError)(f"{address}: {code.name}: {details}")
+
+
+def lost_on_the_way(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a call failed without a word from masklet: a connection lost, a proxy's refusal, a server gone."""
+    said = dict(cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ()))
+    return _DETAILS_KEY not in said and error.code() in _ON_THE_WAY
 
 
 def error_from_status(status: status_pb2.Status) -> MaskletError:

@@ -12,18 +12,19 @@ from typing import Self
 import numpy as np
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import BackendUnavailable, InvalidFrame, ProtocolViolation
+from masklet.errors import InvalidFrame, MaskletError, ProtocolViolation
 from masklet.types import ImageArray, MaskArray, Prompt, PromptMode
 from masklet.v1 import segmentation_pb2 as pb
+from masklet_client.call import Call
 from masklet_client.events import Event, GoAway, Opened, RequestFailed, Result
 from masklet_client.inbox import Inbox
-from masklet_client.outbox import Call, Outbox
+from masklet_client.journal import Journal
 from masklet_client.prompt_check import check_prompt
 from masklet_client.reader import Reader
-from masklet_client.settings import StreamSettings
-from masklet_client.wire import frame_to_proto, open_to_proto, prompts_to_proto
+from masklet_client.resuming import Resuming, given_up
+from masklet_client.settings import Reconnect, StreamSettings
+from masklet_client.wire import frame_to_proto, prompts_to_proto
 
-OPEN_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 5.0
 _HURRIED_CLOSE_TIMEOUT_S = 1.0
 _BUFFERED_EVENTS = 256
@@ -38,39 +39,35 @@ class TrackStream:
 
     Attributes:
         settings: as asked for.
-        opened: as granted.
     """
-
-    opened: Opened
 
     def __init__(
         self,
-        start: Callable[[], Call],
+        dial: Callable[[str], Call],
         settings: StreamSettings,
         *,
-        address: str,
+        addresses: Sequence[str],
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """`start` begins the call; `on_event` is called with every event as it arrives, and must not block."""
+        """`dial` begins a call to one of `addresses`; `on_event` is called with every event, and must not block."""
         self.settings = settings
-        self._start, self._address, self._on_event = start, address, on_event
+        kept = settings.reconnect or Reconnect()
         self._inbox = Inbox(_BUFFERED_EVENTS)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._journal = Journal(max_bytes=kept.max_buffered_bytes, max_requests=kept.max_buffered_requests)
+        resumes = settings.reconnect is not None
+        self._reader = Reader(self._journal, self._inbox, on_event=on_event, resumes=resumes)
+        self._resuming = Resuming(dial, addresses, settings, journal=self._journal, reader=self._reader)
+        self._reading: asyncio.Task[None] | None = None
         self._finished = self._closed = False
 
     async def __aenter__(self) -> Self:
         """Open the session; raises whatever the server refuses it with."""
-        self._call = self._start()
-        self._outbox = Outbox(self._call)
-        self._reader = Reader(self._call, self._inbox, address=self._address, on_event=self._on_event)
-        self._tasks = [asyncio.create_task(self._outbox.write())]
         try:
-            await self._open()
+            await self._resuming.open()
         except BaseException:
-            await self._stop()
+            self._resuming.stop()
             raise
-        self._reading = asyncio.create_task(self._reader.read())
-        self._tasks += [self._reading, asyncio.create_task(self._outbox.keep_alive())]
+        self._reading = asyncio.create_task(self._read())
         return self
 
     async def __aexit__(
@@ -97,9 +94,7 @@ class TrackStream:
         """
         captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
         payload = frame if isinstance(frame, bytes) else await self._encode(frame)
-        seq = await self._post(frame=frame_to_proto(payload, captured_ns))
-        self._reader.expect(seq)
-        return seq
+        return await self._post(frame=frame_to_proto(payload, captured_ns))
 
     async def prompt(self, prompt: Prompt, *, frame_seq: int = 0) -> int:
         """Say something about an object on the next frame (0), or on an answered one still in the history window.
@@ -149,23 +144,28 @@ class TrackStream:
         """Nothing more is sent; iteration ends once the frames already sent are answered."""
         if not self._finished and not self._inbox.ended:
             self._finished = True
-            await self._outbox.post(close=pb.Close())
-            await self._outbox.finish()
+            self._journal.finish()
 
     async def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """End the stream; answers not read yet are lost. Cut off if the server does not end it in time."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._finished = True
         self._inbox.discard()
+        self._journal.hurry()
         try:
-            async with asyncio.timeout(timeout_s):
-                await self.finish()
-                await asyncio.wait([self._reading])
+            if self._reading is not None:
+                async with asyncio.timeout(timeout_s):
+                    await asyncio.wait([self._reading])
         except TimeoutError:
-            logger.warning("%s did not end the stream within %g s: cut off", self._address, timeout_s)
+            logger.warning("%s did not end the stream within %g s: cut off", self._resuming.address, timeout_s)
         finally:
             await self._stop()
+
+    @property
+    def opened(self) -> Opened:
+        """As granted, when the session was last opened or resumed."""
+        return self._resuming.opened
 
     @property
     def dropped(self) -> int:
@@ -222,7 +222,7 @@ class TrackStream:
         if self._finished or self._closed:
             raise ProtocolViolation("nothing can be sent after `finish` or `close`")
         self._raise_if_ended()
-        seq = await self._outbox.post(**body)
+        seq = await self._journal.post(**body)
         self._raise_if_ended()
         return seq
 
@@ -230,17 +230,23 @@ class TrackStream:
         if self._inbox.ended:
             raise self._inbox.error or ProtocolViolation("the server has ended the stream")
 
-    async def _open(self) -> None:
-        await self._outbox.post(open=open_to_proto(self.settings))
+    async def _read(self) -> None:
+        """Reads until the stream ends, and ends the inbox however that happens: nobody shall wait for ever."""
+        failure: MaskletError | None = None
         try:
-            self.opened = await asyncio.wait_for(self._reader.read_opened(), OPEN_TIMEOUT_S)
-        except TimeoutError as error:
-            message = f"{self._address} did not answer `open` within {OPEN_TIMEOUT_S:g} s"
-            raise BackendUnavailable(message) from error
+            await self._resuming.run()
+        except Exception as error:
+            failure = given_up(error)
+        finally:
+            self._journal.end(failure or ProtocolViolation("the server has ended the stream"))
+            try:
+                await self._reader.give_up()
+            finally:
+                self._inbox.end(failure)
 
     async def _stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        self._call.cancel()
+        self._resuming.stop()
         self._inbox.end(None)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -222,7 +222,7 @@ class TrackStream:
         return self._inner.latest()
 
 
-def connect(address: str = asynchronous.DEFAULT_ADDRESS, **settings: Any) -> Client:
+def connect(address: str | Sequence[str] = asynchronous.DEFAULT_ADDRESS, **settings: Any) -> Client:
     """A client for the server at `address`; `with` connects it. Settings as in `masklet_client.connect`."""
     return Client(asynchronous.connect(address, **settings))
 

@@ -105,6 +105,12 @@ def prompts_to_proto(prompt: Prompt, frame_seq: int = 0) -> Iterator[prompt_pb2.
         yield prompt_pb2.Prompt(points=_points_to_proto(prompt), keep_old_points=keep, **common)  # type: ignore[arg-type]
 
 
+def box_prompt(object_id: int, edges: BoxEdges) -> prompt_pb2.Prompt:
+    """A box (x_min, y_min, x_max, y_max) around an object on the next frame."""
+    x_min, y_min, x_max, y_max = edges
+    return prompt_pb2.Prompt(object_id=object_id, box=mask_pb2.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
+
+
 def _points_to_proto(prompt: Prompt) -> prompt_pb2.Points:
     pairs = zip(prompt.points, prompt.labels, strict=True)
     return prompt_pb2.Points(
@@ -132,16 +138,18 @@ def opened_from_proto(message: pb.Opened) -> Opened:
     )
 
 
-def result_from_proto(message: pb.Result, frame_index: int) -> Result:
-    """Masks for one frame, stamped with the time now; masks stay encoded."""
+def result_from_proto(message: pb.Result, frame_seq: int, frame_index: int) -> Result:
+    """Masks for one frame, by the caller's numbers, stamped with the time now; masks stay encoded."""
     return Result(
-        frame_seq=message.frame_seq,
+        frame_seq=frame_seq,
         frame_index=frame_index,
         capture_time_ns=message.capture_time.ToNanoseconds(),
         received_time_ns=time.time_ns(),
         objects=_objects(message.objects),
         timing=_timing(message.timing),
         revised=message.revised,
+        recovered=_ORIGINS.get(message.recovered),
+        recovery_s=_seconds(message.recovery),
     )
 
 

@@ -20,6 +20,9 @@ MAX_WAITING_MASK_BYTES = 1 << 27
 """Mask prompts unpacked: a few bytes on the wire become a byte per pixel here. 64 masks of 1080p fit."""
 
 
+_OVER = (StreamState.CLOSING, StreamState.CLOSED)
+
+
 class Intake:
     """One session's reader.
 
@@ -45,11 +48,13 @@ class Intake:
             Whether the session is to end. Requests that end without `close` may be the first sign of a connection
             lost, so a session that can be resumed is not ended by it.
         """
-        while self._protocol.state is not StreamState.CLOSING:
+        while self._protocol.state not in _OVER:
             await self._outbox.room_for_message()
             await self._timeline.wait_room()
             await asyncio.sleep(0)  # requests already here would be read without a pause: a flood must stall nobody
             message = await anext(requests, None)
+            if self._protocol.state is StreamState.CLOSED:  # meanwhile: it is neither taken nor acknowledged
+                break
             if message is not None:
                 self._receive(message)
             elif self._resumable:

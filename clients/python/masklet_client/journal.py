@@ -1,0 +1,202 @@
+"""What was sent and is not settled: numbered, bounded, and written again from any point when a connection was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from masklet.errors import MaskletError
+from masklet.v1 import prompt_pb2
+from masklet.v1 import segmentation_pb2 as pb
+
+_OPEN_SEQ = 1
+_UNWRITTEN = 2
+_KEPT_INDICES = 1024
+
+
+class Journal:
+    """Requests by seq. A frame's result settles everything sent before it; pings stand in for what needs no repeating.
+
+    The numbers the caller sees never change. Those on the wire begin anew with a new session.
+
+    Args:
+        max_bytes: requests kept; more make `post` wait.
+        max_requests: the same, in requests.
+
+    Attributes:
+        pending: frames that are neither answered nor reported, with their place among all frames.
+        hurried: whether nobody waits for answers any more.
+        posted_s: when something was last posted, monotonic.
+    """
+
+    def __init__(self, *, max_bytes: int, max_requests: int) -> None:
+        self._max_bytes, self._max_requests = max_bytes, max_requests
+        self._kept: dict[int, pb.TrackRequest] = {}
+        self._byte_count = 0
+        self._next_seq = self._cursor = self._first_seq = _OPEN_SEQ + 1
+        self._prelude: list[pb.TrackRequest] = []
+        self._corrections: set[int] = set()
+        self._indices: dict[int, int] = {}
+        self._frames = 0
+        self._offset = 0
+        self._finishing = self._closed = False
+        self._end: MaskletError | None = None
+        self.hurried = False
+        self._turn = asyncio.Lock()
+        self._news = asyncio.Event()
+        self.pending: dict[int, int] = {}
+        self.posted_s = time.monotonic()
+
+    async def post(self, **body: Any) -> int:
+        """Queue a request, one keyword of `TrackRequest.message`; returns its seq. Cancelled, it leaves no gap."""
+        async with self._turn:
+            request = pb.TrackRequest(**body)
+            size = request.ByteSize()
+            while not self._has_room(size):
+                await self._wait()
+            if self._end is not None:
+                raise self._end
+            seq, self._next_seq = self._next_seq, self._next_seq + 1
+            self._keep(seq, request, size)
+            self.posted_s = time.monotonic()
+            self._notify()
+            return seq
+
+    async def next(self) -> pb.TrackRequest | None:
+        """The next request to be written, numbered as on the wire; None after `close`.
+
+        `close` waits until all frames and corrections are settled, so that nothing can be lost with the connection
+        after it.
+        """
+        while True:
+            if self._prelude:
+                return self._prelude.pop(0)
+            if self._closed:
+                return None
+            if self._cursor < self._next_seq:
+                seq, self._cursor = self._cursor, self._cursor + 1
+                self._notify()
+                return self._wire(seq)
+            if self._finishing and not self.pending and not self._corrections:
+                self._closed = True
+                return pb.TrackRequest(seq=self._next_seq - self._offset, close=pb.Close())
+            await self._wait()
+
+    def finish(self) -> None:
+        """Nothing more is posted."""
+        self._finishing = True
+        self._notify()
+
+    def hurry(self) -> None:
+        """Close now: what was not written is thrown away, what was not answered not waited for."""
+        self.hurried = True
+        self._next_seq = self._cursor
+        self.pending.clear()
+        self._corrections.clear()
+        self._prelude.clear()
+        self.finish()
+
+    def end(self, error: MaskletError) -> None:
+        """Nothing is going to be written any more: posting raises `error`."""
+        self._end = error
+        self._notify()
+
+    @property
+    def finished(self) -> bool:
+        """Whether `close` has been written, hence everything settled."""
+        return self._closed
+
+    def index_of(self, frame_seq: int) -> int | None:
+        """Place of a frame among those sent; all but the last 1024 are forgotten."""
+        return self._indices.get(frame_seq)
+
+    def app_seq(self, wire_seq: int) -> int:
+        """The caller's number for one on the wire; 0: it belongs to no request of the caller."""
+        seq = wire_seq + self._offset
+        return seq if seq >= self._first_seq else 0
+
+    def answered(self, frame_seq: int) -> bool:
+        """A frame has its result, and so everything before it took effect; False if that was known before."""
+        for seq in [seq for seq in self._kept if seq <= frame_seq]:
+            self._drop(seq)
+        self._corrections = {seq for seq in self._corrections if seq > frame_seq}
+        return self.reported(frame_seq)
+
+    def reported(self, frame_seq: int) -> bool:
+        """A frame is not going to be answered; False if that was known before."""
+        self._drop(frame_seq)
+        known = self.pending.pop(frame_seq, None) is None
+        self._notify()
+        return not known
+
+    def settled(self, seq: int, *, refused: bool) -> None:
+        """A prompt took effect, or a request was refused, which is then not repeated."""
+        self._corrections.discard(seq)
+        if refused and seq not in self.pending:
+            self._drop(seq)
+        self._notify()
+
+    def unanswered_wire(self) -> list[int]:
+        """The frames pending, as numbered on the wire."""
+        return [seq - self._offset for seq in self.pending]
+
+    def rewind(self, wire_seq: int) -> None:
+        """The session goes on: write again from here. What it has beyond doubt is forgotten."""
+        self._cursor = max(self._first_seq, min(wire_seq + self._offset, self._next_seq))
+        self._closed = False
+        self._prelude.clear()
+        self._notify()
+
+    def restart(self, prelude: Sequence[prompt_pb2.Prompt]) -> None:
+        """A new session: write `prelude` first, then everything not settled."""
+        self._first_seq = self._cursor = min(self._kept, default=self._next_seq)
+        requests = enumerate(prelude, _OPEN_SEQ + 1)
+        self._prelude = [pb.TrackRequest(seq=seq, prompt=prompt) for seq, prompt in requests]
+        self._offset = self._first_seq - (_OPEN_SEQ + 1 + len(prelude))
+        self._closed = False
+        self._notify()
+
+    def _has_room(self, size: int) -> bool:
+        if self._end is not None:
+            return True
+        if self._next_seq - self._cursor >= _UNWRITTEN:
+            return False
+        return not self._kept or (len(self._kept) < self._max_requests and self._byte_count + size <= self._max_bytes)
+
+    def _keep(self, seq: int, request: pb.TrackRequest, size: int) -> None:
+        if request.HasField("ping"):
+            return
+        self._kept[seq] = request
+        self._byte_count += size
+        if request.HasField("frame"):
+            self.pending[seq] = self._indices[seq] = self._frames
+            self._frames += 1
+            while len(self._indices) > _KEPT_INDICES and (oldest := next(iter(self._indices))) not in self.pending:
+                del self._indices[oldest]
+        elif request.prompt.frame_seq:
+            self._corrections.add(seq)
+
+    def _drop(self, seq: int) -> None:
+        request = self._kept.pop(seq, None)
+        if request is not None:
+            self._byte_count -= request.ByteSize()
+
+    def _wire(self, seq: int) -> pb.TrackRequest:
+        """The request as written now: what is settled by now is a ping, so that no number is missing."""
+        wire = pb.TrackRequest(ping=pb.Ping()) if seq not in self._kept else pb.TrackRequest()
+        if seq in self._kept:
+            wire.CopyFrom(self._kept[seq])
+        wire.seq = seq - self._offset
+        if wire.prompt.frame_seq:  # of a frame of a session lost: no frame has the number of `open`
+            known = wire.prompt.frame_seq >= self._first_seq
+            wire.prompt.frame_seq = wire.prompt.frame_seq - self._offset if known else _OPEN_SEQ
+        return wire
+
+    async def _wait(self) -> None:
+        await self._news.wait()
+
+    def _notify(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()

@@ -1,0 +1,182 @@
+"""One session over as many connections as it takes: reopened with its token, or begun anew from its last masks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from masklet.errors import (
+    AccessDenied,
+    AdmissionRefused,
+    BackendUnavailable,
+    IdleTimeout,
+    MaskletError,
+    ServerDraining,
+    SessionExpired,
+    SessionNotFound,
+    SessionStateLost,
+)
+from masklet.types import StateOrigin
+from masklet.v1 import prompt_pb2
+from masklet.v1 import segmentation_pb2 as pb
+from masklet_client.call import Call, CallFailed, TrackCall
+from masklet_client.events import Opened, Resumed
+from masklet_client.journal import Journal
+from masklet_client.reader import Reader
+from masklet_client.settings import StreamSettings
+from masklet_client.wire import open_to_proto, opened_from_proto
+
+OPEN_TIMEOUT_S = 30.0
+_ATTEMPT_TIMEOUT_S = 10.0
+_PASSING = (ServerDraining, BackendUnavailable, AdmissionRefused, IdleTimeout)
+_FORGOTTEN = (SessionExpired, SessionNotFound, SessionStateLost, AccessDenied)
+logger = logging.getLogger("masklet_client")
+
+
+class Resuming:
+    """The connection of one stream; a lost one is replaced.
+
+    Attributes:
+        opened: as granted, newest session.
+    """
+
+    opened: Opened
+
+    def __init__(
+        self,
+        dial: Callable[[str], Call],
+        addresses: Sequence[str],
+        settings: StreamSettings,
+        *,
+        journal: Journal,
+        reader: Reader,
+    ) -> None:
+        """`dial` begins a call to one of the addresses."""
+        self._dial, self._addresses, self._settings = dial, tuple(addresses), settings
+        self._journal, self._reader = journal, reader
+        self._at = 0
+        self._call: TrackCall | None = None
+
+    @property
+    def address(self) -> str:
+        """The server in use."""
+        return self._addresses[self._at]
+
+    async def open(self) -> None:
+        """Open a new session at the first address that takes it; raises what the last one refused it with."""
+        for last in range(len(self._addresses)):
+            try:
+                await self._begin(timeout_s=OPEN_TIMEOUT_S)
+                return
+            except CallFailed as failure:
+                if last == len(self._addresses) - 1 or not _passes(failure):
+                    raise failure.error from failure
+                self._move_on()
+
+    async def run(self) -> None:
+        """Serve until the stream ends. Raises what it ended with, once every frame sent is accounted for."""
+        try:
+            while True:
+                assert self._call is not None
+                try:
+                    await self._call.run(self._journal, self._reader.take)
+                    return
+                except CallFailed as failure:
+                    if self._journal.finished or self._journal.hurried:
+                        return
+                    await self._reopen(failure)
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Cut off the call in use."""
+        if self._call is not None:
+            self._call.stop()
+
+    async def _reopen(self, failure: CallFailed) -> None:
+        """A connection that serves the session again; raises the error to end with if there is none to be had."""
+        wanted = self._settings.reconnect
+        lost = isinstance(failure.error, SessionStateLost)
+        if wanted is None or not (_passes(failure) or (lost and wanted.reseed)):
+            raise failure.error
+        logger.warning("lost %s: %s; resuming", self.address, failure.error)
+        if isinstance(failure.error, ServerDraining):
+            self._move_on()
+        if lost:
+            self._reader.resume_token = b""
+        lost_s, error, delay_s = time.monotonic(), failure.error, wanted.first_delay_s
+        for attempt in itertools.count(1):
+            try:
+                event = await self._attempt(attempt, lost_s)
+                break
+            except CallFailed as refused:
+                error = refused.error
+                if not _passes(refused):
+                    raise error from refused
+            pause_s = max(random.uniform(0.5, 1.0) * delay_s, error.retry_after_s or 0.0)
+            if time.monotonic() + pause_s - lost_s > wanted.give_up_s:
+                raise error
+            self._move_on()
+            await asyncio.sleep(pause_s)
+            delay_s = min(2 * delay_s, wanted.max_delay_s)
+        logger.warning("resumed at %s after %.1f s: %s", self.address, event.seconds, event.origin)
+        await self._reader.emit(event)
+
+    async def _attempt(self, attempt: int, lost_s: float) -> Resumed:
+        """One try: with the token if there is one, else, or if nobody knows the session any more, anew."""
+        assert self._settings.reconnect is not None
+        missing: tuple[int, ...] = ()
+        try:
+            if not self._reader.resume_token:
+                raise CallFailed(SessionExpired("the session had no resume token"), on_the_way=False)
+            await self._resume()
+            origin = self.opened.state_origin
+        except CallFailed as refused:
+            if not isinstance(refused.error, _FORGOTTEN) or not self._settings.reconnect.reseed:
+                raise
+            prompts, missing = self._reader.reseeding()
+            await self._begin(prompts, timeout_s=_ATTEMPT_TIMEOUT_S)
+            origin = StateOrigin.RESEEDED if prompts else StateOrigin.NEW
+        return Resumed(origin, self.address, attempt, time.monotonic() - lost_s, missing)
+
+    async def _resume(self) -> None:
+        wanted = open_to_proto(self._settings)
+        wanted.resume_token = self._reader.resume_token
+        wanted.last_server_seq = self._reader.last_server_seq
+        wanted.unanswered_seqs.extend(self._journal.unanswered_wire())
+        opened = await self._connect(wanted, timeout_s=_ATTEMPT_TIMEOUT_S)
+        self._journal.rewind(opened.opened.next_seq)
+
+    async def _begin(self, prelude: Sequence[prompt_pb2.Prompt] = (), *, timeout_s: float) -> None:
+        opened = await self._connect(open_to_proto(self._settings), timeout_s=timeout_s)
+        self._reader.last_server_seq = opened.server_seq
+        self._journal.restart(prelude)
+
+    async def _connect(self, wanted: pb.Open, *, timeout_s: float) -> pb.TrackResponse:
+        self.stop()
+        self._call = TrackCall(self._dial(self.address), self.address)
+        response = await self._call.open(wanted, timeout_s=timeout_s)
+        self.opened = opened_from_proto(response.opened)
+        self._reader.resume_token, self._reader.go_away = response.opened.resume_token, None
+        return response
+
+    def _move_on(self) -> None:
+        self._at = (self._at + 1) % len(self._addresses)
+
+
+def _passes(failure: CallFailed) -> bool:
+    """Whether it makes sense to try again, here or elsewhere."""
+    return failure.on_the_way or isinstance(failure.error, _PASSING)
+
+
+def given_up(error: BaseException) -> MaskletError:
+    """What a stream ends with after `error`."""
+    if isinstance(error, MaskletError):
+        return error
+    wrapped = MaskletError(f"the stream broke: {error!r}")
+    wrapped.__cause__ = error
+    return wrapped
