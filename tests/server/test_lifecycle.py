@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import grpc.aio
@@ -13,7 +14,7 @@ import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from masklet.backends.fake import FakeBackend, Hold
-from masklet.config import Config
+from masklet.config import Config, SessionConfig
 from masklet.errors import BackendUnavailable, ConfigError, WeightsError
 from masklet.observability.sampler import sample_forever
 from masklet.server.choice import make_backend
@@ -230,3 +231,22 @@ def test_a_configuration_out_of_range_is_refused(config: Config) -> None:
 def test_a_backend_that_is_not_there_is_named(config: Config) -> None:
     with pytest.raises(ConfigError, match="'nowhere', which this version does not have"):
         make_backend(server_config(config, backend="nowhere"))
+
+
+async def test_a_resume_key_that_is_too_short_is_named_before_anything_starts(config: Config, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("abcd\n")
+    session = SessionConfig(resume_key_file=str(keys))
+    with pytest.raises(ConfigError, match="line 1: the key has 2 bytes, at least 32"):
+        Server(dataclasses.replace(config, session=session))
+
+
+async def test_the_longest_wait_for_a_result_is_exported(config: Config, connect: Any) -> None:
+    backend = FakeBackend([Hold(asyncio.Event())])
+    async with Server(config, backend=backend) as server, connect(server.port) as client:
+        talk = client.talk()
+        await talk.open()
+        await talk.frame()
+        async with asyncio.timeout(20):
+            while not server.metrics.registry.get_sample_value("masklet_time_since_last_result_seconds"):
+                await asyncio.sleep(0.05)

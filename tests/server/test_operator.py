@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc.aio
@@ -78,3 +79,18 @@ async def test_bad_pages_are_refused(client: Any, reason_of: Any, size: int, tok
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await page(client, size, token)
     assert (reason_of(caught.value)[0], reason_of(caught.value)[2]) == ("INVALID_ARGUMENT", field)
+
+
+async def test_a_session_without_a_stream_is_listed_as_detached_and_can_be_ended(server: Any, client: Any) -> None:
+    talk = client.talk()
+    opened = await talk.open()
+    talk.call.cancel()
+    async with asyncio.timeout(10):
+        while (await client.operator.ListSessions(pb.ListSessionsRequest())).sessions[
+            0
+        ].state == pb.SESSION_STATE_ATTACHED:
+            await asyncio.sleep(0.01)
+    (found,) = (await client.operator.ListSessions(pb.ListSessionsRequest())).sessions
+    assert (found.session_id, found.state) == (opened.session_id, pb.SESSION_STATE_DETACHED)
+    await client.operator.CloseSession(pb.CloseSessionRequest(session_id=found.session_id))
+    assert await server.registry.wait_empty(10)
