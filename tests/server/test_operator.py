@@ -86,11 +86,8 @@ async def test_a_session_without_a_stream_is_listed_as_detached_and_can_be_ended
     opened = await talk.open()
     talk.call.cancel()
     async with asyncio.timeout(10):
-        while (await client.operator.ListSessions(pb.ListSessionsRequest())).sessions[
-            0
-        ].state == pb.SESSION_STATE_ATTACHED:
+        while (found := (await page(client, 1)).sessions[0]).state == pb.SESSION_STATE_ATTACHED:
             await asyncio.sleep(0.01)
-    (found,) = (await client.operator.ListSessions(pb.ListSessionsRequest())).sessions
     assert (found.session_id, found.state) == (opened.session_id, pb.SESSION_STATE_DETACHED)
     await client.operator.CloseSession(pb.CloseSessionRequest(session_id=found.session_id))
     assert await server.registry.wait_empty(10)

@@ -31,7 +31,9 @@ OBJECT = m.ObjectResult(
 )
 BODIES: dict[str, m.ServerBody] = {
     "opened": m.Opened("s", LIMITS, StateOrigin.RESTORED, b"t", 9, DropPolicy.BLOCK, Profile.VOS, MaskEncoding.BITS),
-    "result": m.Result(3, 1_700_000_000_123_456_789, (OBJECT,), TIMING, revised=True),
+    "result": m.Result(
+        3, 1_700_000_000_123_456_789, (OBJECT,), TIMING, revised=True, recovered=StateOrigin.RESTORED, recovery_s=1.5
+    ),
     "dropped": m.Dropped(3, DropReason.STALE),
     "prompt_applied": m.PromptApplied(1, 2, 3),
     "error": m.RequestFailed(4, InvalidFrame("bad", field="frame.payload")),

@@ -3,114 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
-from tests.fronts import Front, Shared
-from tests.session.conftest import BLOCKING, FRAME, OPEN, MakeWorld, Peer, World, click
+from tests.session.conftest import BLOCKING, FRAME, OPEN, MakeWorld, World, click
+from tests.session.returning import Clock, back, gone, made, refused, server_seqs, told
 
-from masklet.backends.base import Backend
 from masklet.backends.fake import Delay, FakeBackend, Hold
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.errors import (
-    AccessDenied,
     AdmissionRefused,
     IdleTimeout,
     InvalidOpen,
-    ServerDraining,
     SessionClosed,
     SessionExpired,
-    SessionStateLost,
     SessionSuperseded,
 )
-from masklet.observability.metrics import Metrics
-from masklet.session.context import StreamContext
 from masklet.session.messages import (
     Close,
     Dropped,
-    GoAway,
-    Open,
     Opened,
     Ping,
     Pong,
-    PromptApplied,
     Result,
     TokenRenewed,
 )
-from masklet.session.registry import SessionRegistry, SessionState
-from masklet.session.tokens import TokenSigner
+from masklet.session.registry import SessionState
 from masklet.types import DropReason, FrameCodec, StateOrigin
-
-
-class Clock:
-    """Stands until it is moved; who waits for it is told."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    async def pass_by(self, world: World, seconds: float) -> None:
-        self.now_s += seconds
-        for record in list(world.context.registry._records.values()):
-            record.ordered.set()
-        for _ in range(20):
-            await asyncio.sleep(0)
-
-
-def made(backend: Backend, clock: Clock | None = None, *, key: bytes = b"k" * 32) -> World:
-    """A front; without `clock` it lives in real time."""
-    metrics, monotonic, wall = Metrics(), clock or time.monotonic, clock or time.time
-    registry = SessionRegistry(99, metrics=metrics, clock=monotonic)
-    signer, limits = TokenSigner([key], wall=wall), LimitsConfig()
-    context = StreamContext(backend, registry, limits, SessionConfig(), metrics, clock=monotonic, signer=signer)
-    return World(context, backend)  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def shared() -> Shared:
-    backend = FakeBackend()
-    backend._entered = True
-    return Shared(backend)
-
-
-async def gone(*worlds: World) -> None:
-    for world in worlds:
-        for peer in world.peers:
-            await peer.vanish()
-        await world.context.live.aclose()
-
-
-async def back(world: World, peer: Peer, wanted: Open = BLOCKING, **fields: object) -> Peer:
-    """The same client on a new stream, with what it knows of the session."""
-    seen = [one for one in peer.messages if isinstance(one.body, Opened)][-1]
-    token = next(
-        one.body.resume_token for one in reversed(peer.messages) if isinstance(one.body, Opened | TokenRenewed)
-    )
-    known = {"resume_token": token, "last_server_seq": peer.messages[-1].server_seq, **fields}
-    again = world.peer().start()
-    again.send(replace(wanted, **known))  # type: ignore[arg-type]
-    opened = await again.until(Opened)
-    assert isinstance(seen.body, Opened) and opened.session_id == seen.body.session_id
-    again._seq = opened.next_seq - 1
-    return again
-
-
-def server_seqs(*peers: Peer) -> list[int]:
-    """Of all but resumed streams' greetings."""
-    return [one.server_seq for peer in peers for one in peer.messages if not resumed(one.body)]
-
-
-def resumed(body: object) -> bool:
-    return isinstance(body, Opened) and body.state_origin is not StateOrigin.NEW
-
-
-def told(*peers: Peer) -> Iterator[int]:
-    for peer in peers:
-        yield from (body.frame_seq for body in peer.bodies if isinstance(body, Result | Dropped))
 
 
 async def test_a_session_goes_on_where_its_stream_was_cut(world: World) -> None:
@@ -308,131 +226,6 @@ async def test_a_session_is_resumed_as_it_was_opened(world: World, change: dict[
     assert isinstance(await refused(world, peer, **change), InvalidOpen)
     peer.send(FRAME)
     await peer.until(Result)
-
-
-async def refused(world: World, peer: Peer, **fields: object) -> BaseException | None:
-    token = peer.all(Opened)[-1].resume_token
-    again = world.peer().start()
-    again.send(replace(BLOCKING, resume_token=token, **fields))  # type: ignore[arg-type]
-    await again.ended()
-    assert again.bodies == []
-    return again.error
-
-
-async def test_another_front_goes_on_with_the_same_memory(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    for body in (click(), FRAME, FRAME):
-        peer.send(body)
-    await peer.until(Result, 2)
-    await peer.vanish()
-    again = await back(second, peer)
-    opened = again.all(Opened)[0]
-    assert (opened.state_origin, opened.next_seq) == (StateOrigin.INTACT, 5)
-    again.send(FRAME)
-    assert (await again.until(Result)).objects[0].box == (8, 6, 12, 10)
-    assert server_seqs(peer, again) == [1, 2, 3, 4, 5]
-    await gone(first, second)
-    assert shared.backend.stats().sessions == 0
-
-
-async def test_frames_another_front_answered_unseen_are_reported(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    for _ in range(4):
-        peer.send(FRAME)
-    await peer.until(Result, 4)
-    again = await back(second, peer, last_server_seq=2, unanswered_seqs=(3, 4, 5))
-    await again.until(Dropped, 3)
-    assert again.all(Dropped) == [Dropped(seq, DropReason.CONNECTION_LOST) for seq in (3, 4, 5)]
-    assert [one.server_seq for one in again.messages] == [2, 3, 4, 5]
-    await gone(first, second)
-
-
-async def test_edits_and_corrections_work_after_the_move(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    for body in (click(1), click(2), FRAME):
-        peer.send(body)
-    await peer.until(Result)
-    again = await back(second, peer)
-    correction = again.send(click(1, 12.0, 8.0, frame_seq=4))
-    applied = await again.until(PromptApplied)
-    assert (applied.prompt_seq, applied.frame_seq) == (correction, 4)
-    await gone(first, second)
-
-
-async def test_the_front_left_behind_notices_and_does_no_harm(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    peer.send(FRAME)
-    await peer.until(Result)
-    again = await back(second, peer)
-    peer.send(FRAME)
-    await peer.ended()
-    assert isinstance(peer.error, SessionSuperseded)
-    again.send(FRAME)
-    await again.until(Result)
-    await gone(first)
-    again.send(FRAME)
-    await again.until(Result, 2)
-    await gone(second)
-
-
-async def test_a_session_may_return_to_a_front_that_still_has_it_detached(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    peer.send(FRAME)
-    await peer.until(Result)
-    await peer.vanish()
-    away = await back(second, peer)
-    away.send(FRAME)
-    await away.until(Result)
-    await away.vanish()
-    for known in (away, peer):  # the newest token, and one given out before the session was away
-        home = await back(first, known, last_server_seq=4, unanswered_seqs=())
-        assert home.all(Opened)[0].next_seq == home._seq + 1
-        home.send(FRAME)
-        await home.until(Result)
-    await gone(first, second)
-    assert shared.backend.stats().sessions == 0
-
-
-async def test_a_drained_session_goes_on_elsewhere(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    detached = await first.opened(BLOCKING)
-    await detached.vanish()
-    for body in (click(), FRAME):
-        peer.send(body)
-    await peer.until(Result)
-    first.context.registry.drain(5.0)
-    goodbye = await peer.until(GoAway)
-    await peer.ended()
-    assert isinstance(peer.error, ServerDraining)
-    assert await first.context.registry.wait_empty(5)
-    again = await back(second, peer, resume_token=goodbye.resume_token)
-    again.send(FRAME)
-    assert (await again.until(Result)).objects[0].box == (7, 6, 11, 10)
-    await back(second, detached)
-    await gone(first, second)
-
-
-async def test_a_lost_bank_is_said_to_be_lost(shared: Shared) -> None:
-    first, second = made(Front(shared)), made(Front(shared))
-    peer = await first.opened(BLOCKING)
-    await gone(first)
-    assert isinstance(await refused(second, peer), SessionStateLost)
-    assert len(second.context.registry) == 0
-
-
-async def test_a_front_with_another_key_refuses(shared: Shared) -> None:
-    first, stranger = made(Front(shared)), made(Front(shared), key=b"s" * 32)
-    peer = await first.opened(BLOCKING)
-    assert isinstance(await refused(stranger, peer), AccessDenied)
-    peer.send(FRAME)
-    await peer.until(Result)
-    await gone(first, stranger)
 
 
 async def test_an_operator_s_end_is_final(world: World) -> None:

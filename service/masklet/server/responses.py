@@ -138,7 +138,7 @@ def _result(body: Result) -> pb.Result:
         objects=[_object(item) for item in body.objects],
         timing=_timing(body.timing),
         revised=body.revised,
-        recovered=None if body.recovered is None else STATE_ORIGINS.to_wire(body.recovered),
+        recovered=pb.STATE_ORIGIN_UNSPECIFIED if body.recovered is None else STATE_ORIGINS.to_wire(body.recovered),
         recovery=None if body.recovered is None else to_duration(body.recovery_s),
     )
 

@@ -1,0 +1,147 @@
+"""Sessions that go on at another server of the fleet, over the same backend."""
+
+from __future__ import annotations
+
+import pytest
+from tests.fronts import Front, Shared
+from tests.session.conftest import BLOCKING, FRAME, click
+from tests.session.returning import back, gone, made, refused, server_seqs
+
+from masklet.backends.fake import FakeBackend
+from masklet.errors import (
+    AccessDenied,
+    ServerDraining,
+    SessionStateLost,
+    SessionSuperseded,
+)
+from masklet.session.messages import (
+    Dropped,
+    GoAway,
+    Opened,
+    PromptApplied,
+    Result,
+)
+from masklet.types import DropReason, StateOrigin
+
+
+@pytest.fixture
+def shared() -> Shared:
+    backend = FakeBackend()
+    backend._entered = True
+    return Shared(backend)
+
+
+async def test_another_front_goes_on_with_the_same_memory(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    for body in (click(), FRAME, FRAME):
+        peer.send(body)
+    await peer.until(Result, 2)
+    await peer.vanish()
+    again = await back(second, peer)
+    opened = again.all(Opened)[0]
+    assert (opened.state_origin, opened.next_seq) == (StateOrigin.INTACT, 5)
+    again.send(FRAME)
+    assert (await again.until(Result)).objects[0].box == (8, 6, 12, 10)
+    assert server_seqs(peer, again) == [1, 2, 3, 4, 5]
+    await gone(first, second)
+    assert shared.backend.stats().sessions == 0
+
+
+async def test_frames_another_front_answered_unseen_are_reported(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    for _ in range(4):
+        peer.send(FRAME)
+    await peer.until(Result, 4)
+    again = await back(second, peer, last_server_seq=2, unanswered_seqs=(3, 4, 5))
+    await again.until(Dropped, 3)
+    assert again.all(Dropped) == [Dropped(seq, DropReason.CONNECTION_LOST) for seq in (3, 4, 5)]
+    assert [one.server_seq for one in again.messages] == [2, 3, 4, 5]
+    await gone(first, second)
+
+
+async def test_edits_and_corrections_work_after_the_move(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    for body in (click(1), click(2), FRAME):
+        peer.send(body)
+    await peer.until(Result)
+    again = await back(second, peer)
+    correction = again.send(click(1, 12.0, 8.0, frame_seq=4))
+    applied = await again.until(PromptApplied)
+    assert (applied.prompt_seq, applied.frame_seq) == (correction, 4)
+    await gone(first, second)
+
+
+async def test_the_front_left_behind_notices_and_does_no_harm(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    peer.send(FRAME)
+    await peer.until(Result)
+    again = await back(second, peer)
+    peer.send(FRAME)
+    await peer.ended()
+    assert isinstance(peer.error, SessionSuperseded)
+    again.send(FRAME)
+    await again.until(Result)
+    await gone(first)
+    again.send(FRAME)
+    await again.until(Result, 2)
+    await gone(second)
+
+
+async def test_a_session_may_return_to_a_front_that_still_has_it_detached(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    peer.send(FRAME)
+    await peer.until(Result)
+    await peer.vanish()
+    away = await back(second, peer)
+    away.send(FRAME)
+    await away.until(Result)
+    await away.vanish()
+    for known in (away, peer):  # the newest token, and one given out before the session was away
+        home = await back(first, known, last_server_seq=4, unanswered_seqs=())
+        assert home.all(Opened)[0].next_seq == home._seq + 1
+        home.send(FRAME)
+        await home.until(Result)
+    await gone(first, second)
+    assert shared.backend.stats().sessions == 0
+
+
+async def test_a_drained_session_goes_on_elsewhere(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    detached = await first.opened(BLOCKING)
+    await detached.vanish()
+    for body in (click(), FRAME):
+        peer.send(body)
+    await peer.until(Result)
+    first.context.registry.drain(5.0)
+    goodbye = await peer.until(GoAway)
+    await peer.ended()
+    assert isinstance(peer.error, ServerDraining)
+    assert await first.context.registry.wait_empty(5)
+    again = await back(second, peer, resume_token=goodbye.resume_token)
+    again.send(FRAME)
+    assert (await again.until(Result)).objects[0].box == (7, 6, 11, 10)
+    await back(second, detached)
+    await gone(first, second)
+
+
+async def test_a_lost_bank_is_said_to_be_lost(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    await gone(first)
+    assert isinstance(await refused(second, peer), SessionStateLost)
+    assert len(second.context.registry) == 0
+
+
+async def test_a_front_with_another_key_refuses(shared: Shared) -> None:
+    first, stranger = made(Front(shared)), made(Front(shared), key=b"s" * 32)
+    peer = await first.opened(BLOCKING)
+    assert isinstance(await refused(stranger, peer), AccessDenied)
+    peer.send(FRAME)
+    await peer.until(Result)
+    await gone(first, stranger)
