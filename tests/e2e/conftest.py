@@ -19,7 +19,7 @@ MODEL = ModelConfig(input_size=64, threads=1, device="cpu", precision="float32")
 CONFIG = Config(
     server=ServerConfig(port=0, metrics_port=0, drain_timeout_s=5.0),
     model=MODEL,
-    session=SessionConfig(first_message_timeout_s=1.0, idle_timeout_s=3.0, resume_ttl_s=0.5),
+    session=SessionConfig(first_message_timeout_s=1.0, idle_timeout_s=3.0, resume_ttl_s=0.0),
 )
 
 
