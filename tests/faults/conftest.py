@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from tests.faults.fleet import stop_fleet
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # Tritons are started while gRPC is busy
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -7,14 +7,15 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 from tests.backends.contract import SETTINGS, click, frame
 from tests.faults.fleet import MODEL, forget, home, routed, running_tritons, start_triton
+from tests.faults.stub import stub_of
 
 from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
+from masklet.backends.triton_frames import SHARED_MEMORY
 from masklet.backends.triton_server import TritonServer, free_ports
 from masklet.errors import BackendUnavailable
 from masklet.routing.router import RoutedBackend
@@ -53,13 +54,6 @@ def undisturbed() -> list[StepResult]:
 async def both_usable(backend: RoutedBackend) -> None:
     while len(backend._fleet.links()) < 2:
         await backend._fleet.wait_changed()
-
-
-def stub_of(server: TritonServer) -> int:
-    """The process id of the Python model's process."""
-    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
-    (stub,) = {int(pid) for thread in threads for pid in (thread / "children").read_text().split()}
-    return stub
 
 
 def kill_server(server: TritonServer) -> None:
@@ -151,6 +145,7 @@ async def fails_to_open(backend: RoutedBackend) -> None:
 
 async def test_sessions_opened_and_abandoned_leave_nothing():
     (server,) = running_tritons(1)
+    shared = shared_frames()
     for _ in range(10):
         async with routed([server]) as backend:
             for number in range(100):
@@ -161,3 +156,9 @@ async def test_sessions_opened_and_abandoned_leave_nothing():
     async with routed([server]) as backend:
         assert backend.stats().sessions == 0
         assert backend.stats().bank_bytes == 0
+    assert shared_frames() <= shared
+
+
+def shared_frames() -> set[str]:
+    """Shared memory that frames travelled through."""
+    return {path.name for path in SHARED_MEMORY.glob("masklet*")}

@@ -172,7 +172,7 @@ def test_an_endpoint_with_another_model_is_not_used():
     simulate(scenario())
 
 
-def test_nothing_is_placed_on_an_endpoint_that_drains():
+def test_nothing_is_placed_on_an_endpoint_that_drains(caplog):
     async def scenario():
         farm = Farm("a:1", "b:1")
         async with farm.routed() as backend:
@@ -184,6 +184,7 @@ def test_nothing_is_placed_on_an_endpoint_that_drains():
             assert states(farm) == {"draining": 1, "healthy": 1}
 
     simulate(scenario())
+    assert not [one for one in caplog.records if one.exc_info], "a session that was not there yet was moved"
 
 
 def test_a_copy_left_behind_is_closed_when_its_endpoint_is_back():

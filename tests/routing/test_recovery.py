@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from tests.routing.farm import SETTINGS, Farm, click, masks, request, undisturbed
+from tests.routing.farm import SETTINGS, Client, Farm, click, masks, request, undisturbed
 from tests.routing.simulated import now_s, simulate
 
 from masklet.errors import BackendError, BackendUnavailable, SessionStateLost, UnknownFrame, UnknownObject
@@ -205,6 +205,26 @@ def test_a_second_failure_during_recovery_is_survived():
             farm[first].kill()
             results += await follow(backend, PLAN[5:])
         assert origins(results) == {6: RESTORED}
+        assert [masks(result) for result in results] == await undisturbed(PLAN)
+
+    simulate(scenario())
+
+
+def test_a_place_that_refuses_the_session_is_passed_over(monkeypatch):
+    async def scenario():
+        farm = Farm("a:1", "b:1", "c:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            results = await follow(backend, PLAN[:5])
+            first = home(farm)
+            emptiest, other = sorted(set(farm.places) - {first})
+            for number in range(3):
+                await farm[other].backend.open(f"t{number}", SETTINGS)
+            monkeypatch.setattr(Client, "max_sessions", 100)  # what it said once
+            farm[emptiest].max_sessions = 0
+            farm[first].kill()
+            results += await follow(backend, PLAN[5:])
+            assert home(farm) == other
         assert [masks(result) for result in results] == await undisturbed(PLAN)
 
     simulate(scenario())

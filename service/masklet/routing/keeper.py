@@ -102,6 +102,6 @@ class Keeper:
                     await self._recovery.migrate(session)
         except MaskletError as error:
             why = {"session": session.session_id, "endpoint": session.link.address, "why": str(error)}
-            _LOG.warning("session not moved yet", extra=why)
+            _LOG.info("session not moved yet", extra=why)
         except Exception:  # one session's surprise must not keep the others from being moved
             _LOG.exception("session not moved", extra={"session": session.session_id})
