@@ -34,7 +34,7 @@ from masklet.types import ImageArray, MaskEncoding, StateOrigin, StepRequest, Tr
 from masklet.v1 import segmentation_pb2 as pb
 
 CONFIG = Config(server=ServerConfig(port=0, metrics_port=0), session=SessionConfig(idle_timeout_s=300.0))
-FRAME_S = 0.3
+FRAME_S = 1.0
 KINDS = ("SIGTERM", "kill server", "kill stub")
 
 

@@ -171,7 +171,7 @@ class Fleet:
     async def _follow(self) -> None:
         async for addresses in self._discovery.watch():
             _LOG.info("endpoints", extra={"addresses": ",".join(sorted(addresses))})
-            for address in addresses:
+            for address in sorted(addresses):
                 self._admit(address)
             for address, endpoint in self._endpoints.items():
                 if address not in addresses:
