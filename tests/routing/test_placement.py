@@ -62,7 +62,7 @@ def test_when_all_are_full_newcomers_are_refused_and_a_close_makes_room():
             for number in range(4):
                 await backend.open(f"s{number}", SETTINGS)
             with pytest.raises(
-                AdmissionRefused, match="all 2 Tritons are full: a:1 has 0 of 2 sessions free, .* b:1 has"
+                AdmissionRefused, match=r"all 2 Tritons are full: a:1 has 0 of 2 sessions free, .* b:1 has"
             ) as caught:
                 await backend.open("late", SETTINGS)
             assert caught.value.retry_after_s
