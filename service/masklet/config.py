@@ -73,9 +73,9 @@ class ModelConfig:
     """Which network runs, and how.
 
     Attributes:
-        variant: "nano" or a published variant, for example "sam2.1_hiera_tiny"; empty: that of the weights, else "nano".
-        weights: path of a checkpoint; empty: those that come with the package ("nano" has some); "random", or empty for a
-            variant that has none: drawn from `seed` (untrained, for trying things out).
+        variant: "nano" or a published one, for example "sam2.1_hiera_tiny"; empty: that of the weights, else "nano".
+        weights: path of a checkpoint; empty: those that come with the package ("nano" has some); "random", or empty for
+            a variant that has none: drawn from `seed` (untrained, for trying things out).
         seed: seed of the random weights.
         input_size: model input height and width in pixels, divisible by 32; 0: the variant's own.
         device: "cpu", "cuda", "cuda:N" or "auto".

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from masklet.model import SAM2, variant_config
@@ -20,7 +22,7 @@ def test_the_same_seed_draws_the_same_weights():
 @torch.no_grad()
 def test_a_click_starts_out_looking_at_its_own_place():
     net = network()
-    attention = net.sam_mask_decoder.transformer.layers[0].cross_attn_token_to_image
+    attention: Any = net.sam_mask_decoder.transformer.layers[0].cross_attn_token_to_image
     position = net.sam_prompt_encoder.grid_position()
     scores = attention.q_proj(position) @ attention.k_proj(position).T
     own, all_ = scores.diagonal().mean(), scores.mean()
@@ -30,7 +32,7 @@ def test_a_click_starts_out_looking_at_its_own_place():
 @torch.no_grad()
 def test_memories_start_out_being_read_nearby():
     net = network()
-    attention = net.memory_attention.layers[0].cross_attn_image
+    attention: Any = net.memory_attention.layers[0].cross_attn_image
     rotary = net.get_buffer("rotary")
     query, key = (rotate(p.bias.expand(len(rotary), -1), rotary) for p in (attention.q_proj, attention.k_proj))
     weights = torch.softmax(query @ key.T / query.shape[1] ** 0.5, dim=1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,9 +34,10 @@ def test_every_weight_is_optimised_once_and_early_blocks_learn_slower():
     set_learning_rate(optimiser, 1.0)
     by_weight = {id(p): g for g in optimiser.param_groups for p in g["params"]}
     assert by_weight.keys() == {id(p) for p in network.parameters()}
-    blocks = [by_weight[id(block.norm1.weight)] for block in network.image_encoder.trunk.blocks]
+    trunk: Any = network.image_encoder.trunk
+    blocks = [by_weight[id(block.norm1.weight)] for block in trunk.blocks]
     assert [group["lr"] for group in blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
-    assert by_weight[id(network.image_encoder.trunk.patch_embed.proj.bias)]["lr"] == 0.5**5
+    assert by_weight[id(trunk.patch_embed.proj.bias)]["lr"] == 0.5**5
     assert by_weight[id(network.obj_ptr_tpos_proj.weight)]["lr"] == 1
 
 
@@ -42,7 +45,7 @@ def test_only_matrices_decay():
     network = SAM2(variant_config("mini"))
     optimiser = make_optimiser(network, OptimiserSettings(weight_decay=0.1))
     by_weight = {id(p): g["weight_decay"] for g in optimiser.param_groups for p in g["params"]}
-    trunk = network.image_encoder.trunk
+    trunk: Any = network.image_encoder.trunk
     assert by_weight[id(trunk.blocks[0].mlp.layers[0].weight)] == 0.1
     still = (trunk.blocks[0].norm1.weight, trunk.pos_embed, trunk.blocks[0].mlp.layers[0].bias)
     assert [by_weight[id(p)] for p in still] == [0, 0, 0]

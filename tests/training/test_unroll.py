@@ -13,8 +13,9 @@ from masklet.training.batch import TrainingBatch, choose_targets, collate_clips
 from masklet.training.clip import Clip
 from masklet.training.initial import initialise
 from masklet.training.interaction import FirstPrompt, InteractionSettings, Plan
+from masklet.training.losses import Prediction
 from masklet.training.unroll import Unroll
-from masklet.types import Profile, Prompt, StepRequest, TrackSettings
+from masklet.types import Profile, Prompt, StepRequest, StepResult, TrackSettings
 
 
 def batch(count: int = 2, **shape: int) -> TrainingBatch:
@@ -22,8 +23,9 @@ def batch(count: int = 2, **shape: int) -> TrainingBatch:
     return collate_clips(clips, max_targets=2, random=np.random.default_rng(0))
 
 
-def unrolled(network: SAM2, batch: TrainingBatch, plan: Plan) -> list:
-    return Unroll(network, InteractionSettings())(batch, plan, torch.Generator().manual_seed(0))
+def unrolled(network: SAM2, batch: TrainingBatch, plan: Plan) -> list[Prediction]:
+    said: list[Prediction] = Unroll(network, InteractionSettings())(batch, plan, torch.Generator().manual_seed(0))
+    return said
 
 
 @torch.no_grad()
@@ -35,7 +37,8 @@ def served(network: SAM2, clip: Clip) -> list[np.ndarray]:
     for t, frame in enumerate(clip.frames):
         prompts = tuple(Prompt(object_id=i + 1, mask=m) for i, m in enumerate(clip.masks[0])) if t == 0 else ()
         [result] = engine.step([("s", StepRequest(frame_seq=t + 1, image=frame, prompts=prompts, with_logits=True))])
-        answers.append(np.stack([o.logits for o in result.objects]))
+        assert isinstance(result, StepResult)
+        answers.append(np.stack([o.logits for o in result.objects if o.logits is not None]))
     return answers[1:]
 
 
@@ -58,17 +61,20 @@ def test_every_frame_and_every_correction_is_a_prediction(first):
     said = unrolled(network, batch(frames=4), Plan(first, {0: 2, 2: 1} if first is not FirstPrompt.MASK else {2: 1}))
     assert len(said) == (7 if first is not FirstPrompt.MASK else 4)
     candidates = [p.logits.shape[1] for p in said]
-    assert candidates == {
-        FirstPrompt.CLICK: [3, 1, 1, 3, 3, 3, 3],
-        FirstPrompt.BOX: [1, 1, 1, 3, 3, 3, 3],
-        FirstPrompt.MASK: [3, 3, 3, 3],
-    }[first]
+    assert (
+        candidates
+        == {
+            FirstPrompt.CLICK: [3, 1, 1, 3, 3, 3, 3],
+            FirstPrompt.BOX: [1, 1, 1, 3, 3, 3, 3],
+            FirstPrompt.MASK: [3, 3, 3, 3],
+        }[first]
+    )
 
 
 def test_gradients_reach_every_weight_but_the_fixed_one():
     network = initialise(SAM2(variant_config("mini")), 0)
     with torch.no_grad():
-        network.sam_mask_decoder.pred_obj_score_head.layers[2].bias.zero_()
+        network.state_dict()["sam_mask_decoder.pred_obj_score_head.layers.2.bias"].zero_()
     total = torch.zeros(())
     for first in FirstPrompt:
         for p in unrolled(network, batch(frames=3), Plan(first, {1: 1})):
@@ -86,9 +92,9 @@ def test_a_forward_in_bfloat16_trains_float32_weights():
     weights = {f"network.{k}": v for k, v in network.parameters_in(torch.bfloat16).items()}
     arguments = (batch(), Plan(FirstPrompt.CLICK), torch.Generator().manual_seed(0))
     said = torch.func.functional_call(unroll, weights, arguments)
-    sum(p.logits.mean() for p in said).backward()
+    torch.stack([p.logits.mean() for p in said]).sum().backward()
     gradient = network.image_encoder.trunk.patch_embed.proj.weight.grad
-    assert gradient.dtype is torch.float32 and bool(gradient.any())
+    assert gradient is not None and gradient.dtype is torch.float32 and bool(gradient.any())
 
 
 def test_targets_are_objects_that_show_on_the_first_frame():

@@ -147,7 +147,8 @@ class Replay:
         ConfigError: the recording lacks an answer.
         """
         registry, limits = SessionRegistry(1), LimitsConfig(max_frame_bytes=64 * 2**20)
-        context = StreamContext(self.backend, registry, limits, SessionConfig(idle_timeout_s=3600, resume_ttl_s=0), Metrics())
+        lasting = SessionConfig(idle_timeout_s=3600, resume_ttl_s=0)
+        context = StreamContext(self.backend, registry, limits, lasting, Metrics())
         requests = _Requests()
         async with aclosing(SessionStream(context, peer="verify").run(requests)) as answers:
             self._send(requests, self._open())
