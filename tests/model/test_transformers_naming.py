@@ -12,7 +12,8 @@ import torch
 
 from masklet.engine import Engine, EngineSettings
 from masklet.errors import WeightsError
-from masklet.model import SAM2, VARIANTS, build, variant_config
+from masklet.model import SAM2, build, variant_config
+from masklet.model.published import PUBLISHED
 from masklet.model.transformers_naming import is_transformers_naming, to_official, to_transformers
 from masklet.types import Prompt, StepRequest, TrackSettings
 
@@ -31,7 +32,7 @@ def shapes(state):
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize("variant", sorted(PUBLISHED))
 def test_every_key_and_shape_has_its_counterpart_both_ways(peer, variant):
     with torch.device("meta"):
         ours = SAM2(variant_config(variant, input_size=64)).state_dict()
