@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ async def jf(weights: Path) -> float:
     """J&F on the handful, from the first mask, by what is served."""
     config = ModelConfig("mini", str(weights), input_size=96, device="cpu", precision="float32", threads=1)
     async with EmbeddedBackend(config) as backend:
-        sequences = [ClipSequence(f"{i}", lambda clip=clip: clip) for i, clip in enumerate(CLIPS)]
+        sequences = [ClipSequence(f"{i}", partial(CLIPS.__getitem__, i)) for i in range(len(CLIPS))]
         report = await evaluate(backend, sequences, "semi")
     value = report.measures["J&F"].value
     assert value is not None
