@@ -260,6 +260,7 @@ def test_recovery_is_bounded_in_time_and_tried_again_with_the_next_frame():
             assert 4.0 <= now_s() - before_s < 5.0
             assert caught.value.retry_after_s
             farm["a:1"].start()
+            await asyncio.sleep(30)  # longer than the longest pause between tries
             results = await follow(backend, PLAN[3:])
             assert origins(results) == {4: RESTORED}
             assert [masks(result) for result in results] == (await undisturbed(PLAN))[3:]
