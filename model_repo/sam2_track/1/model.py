@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
-from masklet.backends.triton_model import Arrival, TritonModel, load_model, model_config, parameters_of
+from masklet.backends.triton_model import Arrival, TritonModel, end_with_parent, load_model, model_config, parameters_of
 from masklet.backends.triton_tensors import ANSWER, CALL
 from masklet.errors import MaskletError
 
@@ -29,6 +29,7 @@ class TritonPythonModel:
         except MaskletError as error:
             raise pb_utils.TritonModelException(f"{error.reason}: {error}") from error
         self._model.start_reaper()
+        end_with_parent()
         self._gauges = _Gauges({"model": args["model_name"], "version": args["model_version"]})
 
     def execute(self, requests: list[Any]) -> list[Any]:
