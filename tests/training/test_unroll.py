@@ -42,7 +42,7 @@ def served(network: SAM2, clip: Clip) -> list[np.ndarray]:
     return answers[1:]
 
 
-def test_tracking_is_bit_for_bit_that_of_the_engine():
+def test_tracking_is_that_of_the_engine_but_for_rounding():
     network = build("mini", seed=3)
     clip = drifting_squares(5, frames=10)
     said = unrolled(network, collate_clips([clip], max_targets=2, random=np.random.default_rng(0)),
