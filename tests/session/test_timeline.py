@@ -97,7 +97,7 @@ def test_corrections_make_room_when_done() -> None:
     timeline = latest(max_edits=1)
     for seq in range(1, 5):
         timeline.push_edit(Correction(seq, Prompt.clicks(1, [(1, 1)]), 1, 0.0), folded=0)
-        timeline.pop()
+        assert timeline.pop() is not None
 
 
 async def test_finishing_wakes_the_taker_and_hands_out_the_rest() -> None:
