@@ -9,7 +9,7 @@ READY := .venv/.ready
 SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve-triton test check golden golden-triton bench bench-triton bench-gpu proto clean
+.PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,dev]'
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,load,dev]'
 	@test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt nvidia-pytriton
 	@touch $@
 
@@ -47,6 +47,9 @@ golden-triton: $(READY)  ## the same through Triton
 
 bench: $(READY)  ## measure on the CPU
 	$(PY) loadtests/bench_cpu.py $(ARGS)
+
+load: $(READY)  ## load a service and report latency, drops, capacity; options with ARGS=...
+	$(BIN)/masklet-load $(ARGS)
 
 bench-triton: $(READY)  ## measure Triton beside the embedded engine on the CPU
 	$(PY) loadtests/bench_triton.py $(ARGS)
