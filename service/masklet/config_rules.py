@@ -46,6 +46,7 @@ RULES: dict[str, _Rule] = {
     "server.metrics_host": _HOST,
     "server.metrics_port": _PORT,
     "server.backend": _one_of("embedded", "fake", "triton"),
+    "server.drain_delay_s": _between(0, 3600.0),
     "server.drain_timeout_s": _between(0, _DAY_S),
     "model.variant": _matching(r"\S*", "a variant name"),
     "model.input_size": (lambda size: size % 32 == 0 and 0 <= size <= 4096, "0, or divisible by 32 and at most 4096"),

@@ -109,6 +109,7 @@ class Server:
         timeout_s = self.config.server.drain_timeout_s
         _LOG.info("draining", extra={"sessions": len(self.registry), "timeout_s": timeout_s})
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self.config.server.drain_delay_s)
         self.registry.drain(timeout_s)
         ended = await self.registry.wait_empty(timeout_s + _STOP_GRACE_S)
         _LOG.info("drained", extra={"sessions_left": len(self.registry)})
