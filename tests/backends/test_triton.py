@@ -186,7 +186,7 @@ async def test_what_is_held_is_on_triton_s_metrics_port(backend):
     labels = '{model="sam2_track",version="1"}'
     assert float(gauges[f"masklet_triton_sessions{labels}"]) == 1
     assert float(gauges[f"masklet_triton_bank_bytes{labels}"]) > 0
-    assert float(gauges['masklet_triton_batches{model="sam2_track",streams="1",version="1"}']) >= 3
+    assert float(gauges['masklet_triton_batches_total{model="sam2_track",streams="1",version="1"}']) >= 3
 
 
 async def test_no_triton_is_said_after_the_time_granted():

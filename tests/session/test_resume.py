@@ -172,7 +172,7 @@ async def test_a_detached_session_expires_and_its_bank_is_freed() -> None:
         await clock.pass_by(world, 1.0)
         assert (backend.stats().sessions, len(world.context.registry), len(world.context.live)) == (0, 0, 0)
         assert isinstance(await refused(world, peer), SessionExpired)
-        assert world.sample("resumes_total", origin="none", outcome="session_expired") == 1
+        assert world.sample("resumes_total", origin="none", outcome="SESSION_EXPIRED") == 1
 
 
 async def test_an_idle_hour_with_pings_renews_the_token_before_it_expires() -> None:

@@ -137,6 +137,11 @@ class TritonModel:
         assert all(answer is not None for answer in answers)
         return [answer for answer in answers if answer is not None]
 
+    @property
+    def max_sessions(self) -> int:
+        """Memory banks it takes."""
+        return self._facts.max_sessions
+
     def stats(self) -> BackendStats:
         """What is held, and what was done."""
         steps = sum(size * count for size, count in self.batch_sizes.items())

@@ -24,6 +24,7 @@ class Checkpoints:
 
     Attributes:
         byte_count: bytes held.
+        evicted: states that gave way to others so far.
     """
 
     def __init__(self, max_bytes: int, *, clock: Callable[[], float]) -> None:
@@ -31,6 +32,7 @@ class Checkpoints:
         self._clock = clock
         self._kept: dict[str, _Kept] = {}
         self.byte_count = 0
+        self.evicted = 0
 
     def __len__(self) -> int:
         """States held."""
@@ -44,6 +46,7 @@ class Checkpoints:
             return False
         while self.byte_count + len(state) > self._max_bytes:
             self.drop(self._least_worth())
+            self.evicted += 1
         self._kept[session_id] = _Kept(state, self._clock())
         self.byte_count += len(state)
         return True

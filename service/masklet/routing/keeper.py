@@ -89,8 +89,10 @@ class Keeper:
                         state = await link.backend.export_state(session.session_id)
                     self._recovery.keep(session, state)
         except BackendUnavailable as error:
+            self._metrics.checkpoints.labels("failed").inc()
             self._fleet.eject(link, str(error))
         except MaskletError as error:
+            self._metrics.checkpoints.labels("failed").inc()
             _LOG.warning("no checkpoint", extra={"session": session.session_id, "why": str(error)})
         finally:
             session.checkpoint = None

@@ -102,7 +102,10 @@ class Recovery:
 
     def keep(self, session: RoutedSession, state: bytes) -> None:
         """A state that was fetched just now: the checkpoint to start from."""
+        evicted = self._checkpoints.evicted
         kept = self._checkpoints.put(session.session_id, state)
+        self._metrics.checkpoints.labels("kept" if kept else "refused").inc()
+        self._metrics.checkpoints.labels("evicted").inc(self._checkpoints.evicted - evicted)
         session.replay.rebase(Base.CHECKPOINT if kept else Base.NOTHING)
         self._metrics.checkpoint_bytes.set(self._checkpoints.byte_count)
 

@@ -75,6 +75,7 @@ class RoutedBackend:
         self._settings = settings
         self._first_timeout_s = first_timeout_s
         self._metrics = metrics or Metrics()
+        self._metrics.checkpoint_bytes_limit.set(settings.checkpoint_bytes)
         self._clock = clock
         self._fleet = Fleet(discovery, make_backend, settings, metrics=self._metrics, drain=self._drain)
         self._checkpoints = Checkpoints(settings.checkpoint_bytes, clock=clock)

@@ -59,7 +59,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     def _unary(self, handler: Any, method: str) -> Callable[..., Any]:
         async def call(request: bytes, context: Any) -> Any:
             async with self._call(method, context):
-                return await handler.unary_unary(_parse(handler, request), context)
+                with self._metrics.rpc_seconds.labels(method).time():
+                    return await handler.unary_unary(_parse(handler, request), context)
 
         return call
 

@@ -66,6 +66,7 @@ class Server:
         check_config(config)
         self.config = config
         self.metrics = Metrics()
+        self.metrics.drain_timeout.set(config.server.drain_timeout_s)
         self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
         self._context = StreamContext(
@@ -91,6 +92,7 @@ class Server:
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             self._stack = stack.pop_all()
         self.ready = True
+        self.metrics.ready.set(1)
         return self
 
     async def __aexit__(
@@ -107,6 +109,7 @@ class Server:
     async def drain(self) -> bool:
         """Health off, no new sessions, all streams sent away; True if all ended within `drain_timeout_s`."""
         timeout_s = self.config.server.drain_timeout_s
+        self.metrics.begin_drain()
         _LOG.info("draining", extra={"sessions": len(self.registry), "timeout_s": timeout_s})
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self.config.server.drain_delay_s)
@@ -163,9 +166,7 @@ class Server:
 
     def _describe_build(self) -> None:
         model = self._backend.describe()
-        self.metrics.build_info.info(
-            {"version": masklet.__version__, "model": model.model, "backend": model.backend, "device": model.device}
-        )
+        self.metrics.describe_build(model, version=masklet.__version__)
 
 
 async def serve(config: Config, *, ready: Callable[[Server], None] | None = None) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from masklet.errors import MaskletError, ServerDraining, SessionSuperseded, UnknownFrame
+from masklet.errors import MaskletError, ServerDraining, SessionStateLost, SessionSuperseded, UnknownFrame
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.lifetime import Lifetime
@@ -201,6 +201,8 @@ class LiveSession:
             await self.tracking.lookahead.stop()
 
     async def _forget(self, error: BaseException | None) -> None:
+        if isinstance(error, SessionStateLost):
+            self._context.metrics.session_state_lost.labels("tracking").inc()
         record, draining = self.record, self._context.registry.draining and self.resumable
         left = self._lent or (draining and isinstance(error, ServerDraining | asyncio.CancelledError))
         self._context.live.remove(self, ended=not left and not isinstance(error, SessionSuperseded))

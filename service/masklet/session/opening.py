@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionSuperseded
+from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionStateLost, SessionSuperseded
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.live import LiveSession
@@ -57,7 +57,9 @@ async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int
     try:
         joined = await _resume(context, terms, wanted, caller)
     except MaskletError as error:
-        context.metrics.resumes.labels("none", error.reason.lower()).inc()
+        context.metrics.resumes.labels("none", error.reason).inc()
+        if isinstance(error, SessionStateLost):
+            context.metrics.session_state_lost.labels("resume").inc()
         raise
     body = joined.greeting.body
     assert isinstance(body, Opened)

@@ -147,6 +147,8 @@ class SessionRegistry:
         self._drain_at_s: float | None = None
         self._empty = asyncio.Event()
         self._empty.set()
+        if metrics is not None:
+            metrics.sessions_limit.set(max_sessions)
         self._count_states()
 
     def __len__(self) -> int:

@@ -38,6 +38,7 @@ class Reporter:
         """A frame has its masks."""
         self._record.frame_answered()
         self._metrics.frame_results.labels("answered", "none").inc()
+        self._metrics.object_frames.inc(len(result.objects))
         self._observe(result.timing)
         self._outbox.put(result, frame_received_s=received_s)
 
