@@ -151,10 +151,10 @@ class Metrics:
         self.banks = self._gauge("banks", "Memory banks held.")
 
     def _add_service(self) -> None:
-        self.ready = self._gauge("ready", "1 while sessions are accepted, 0 while loading or draining.")
+        self.ready = self._gauge("ready", "1 while sessions are wanted, 0 while loading or draining.")
         self.draining = self._gauge("draining", "1 from the first signal on.")
         self.drain_started = self._gauge("drain_started_time_seconds", "When draining began, Unix time; 0: not yet.")
-        self.drain_timeout = self._gauge("drain_timeout_seconds", "How long it may take (server.drain_timeout_s).")
+        self.drain_timeout = self._gauge("drain_timeout_seconds", "How long draining may take (server.drain_...).")
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop wakes a sleeper.", buckets=LAG_BUCKETS_S
         )

@@ -66,7 +66,7 @@ class Server:
         check_config(config)
         self.config = config
         self.metrics = Metrics()
-        self.metrics.drain_timeout.set(config.server.drain_timeout_s)
+        self.metrics.drain_timeout.set(config.server.drain_delay_s + config.server.drain_timeout_s)
         self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
         self._context = StreamContext(
