@@ -83,6 +83,8 @@ class ModelConfig:
         memory_precision: how the memory bank is kept, "float32" or "bfloat16".
         threads: CPU threads; 0: all cores.
         max_batch: sessions in one batch at most.
+        calibration_s: once loaded, the model is run for about this long at most (never less than two frames) to measure
+            how many objects times frames per second it makes, see `RoutingConfig`; 0: this is not measured.
     """
 
     variant: str = ""
@@ -94,6 +96,7 @@ class ModelConfig:
     memory_precision: str = "float32"
     threads: int = 0
     max_batch: int = 16
+    calibration_s: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,14 @@ class TritonConfig:
 
 @dataclass(frozen=True, slots=True)
 class RoutingConfig:
-    """On which of several Tritons a session lives, and what the service keeps so that it can move when one fails.
+    """How much load is taken, on which of several Tritons a session lives, what is kept so that it can move.
+
+    Load is counted in objects times frames per second. A session's is `open.target_frame_rate_hz` times its objects
+    (at least one), or `reserved_object_frames_s` if its client names no rate; and never less than what it really does.
+    A session is refused (OVER_CAPACITY) if its load does not fit beside the load there is; one that would be alone is
+    always taken. A prompt that adds an object is refused likewise, the session goes on without it. Sessions that are
+    resumed or recovered are not refused: they were admitted before. All of this holds for every backend; it ends with
+    `admit_by_load = false`, and a backend of unknown capacity (calibration off, nothing declared) refuses nobody.
 
     Attributes:
         checkpoint_every_frames: a session's state is fetched anew after so many answered frames.
@@ -163,8 +173,11 @@ class RoutingConfig:
         canary_timeout_s: how long a Triton may take to show that it works before sessions are placed on it.
         health_period_s: pause between two looks at a Triton's health, which says when it drains.
         dns_period_s: pause between two look-ups of a "dns:" endpoint.
-        capacity_object_frames_s: objects times frames per second one Triton takes; 0: only its sessions are counted.
-        reserved_object_frames_s: reserved for a session that does less.
+        admit_by_load: whether load is limited at all; if not, only sessions are counted.
+        capacity_object_frames_s: load that the embedded model, or one Triton, takes; 0: `capacity_share` of what it was
+            measured to make after loading.
+        capacity_share: how much of a measured capacity is given to sessions; the rest is for peaks.
+        reserved_object_frames_s: load of a session whose client names no frame rate and that does less.
     """
 
     checkpoint_every_frames: int = 16
@@ -179,8 +192,24 @@ class RoutingConfig:
     canary_timeout_s: float = 10.0
     health_period_s: float = 0.5
     dns_period_s: float = 5.0
+    admit_by_load: bool = True
     capacity_object_frames_s: float = 0.0
+    capacity_share: float = 0.7
     reserved_object_frames_s: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TracingConfig:
+    """Which frames are followed with OpenTelemetry, and where their spans go.
+
+    Attributes:
+        sample_ratio: share of the frames that are traced, 0 to 1; 0: off, and nothing is needed for it. A stream whose
+            caller sends a W3C `traceparent` is traced as that says: all its frames in the caller's trace, or none.
+        endpoint: where a collector takes OTLP over gRPC: http://host:port, or https://host:port for TLS.
+    """
+
+    sample_ratio: float = 0.0
+    endpoint: str = "http://127.0.0.1:4317"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,3 +222,4 @@ class Config:
     session: SessionConfig = field(default_factory=SessionConfig)
     triton: TritonConfig = field(default_factory=TritonConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)

@@ -56,6 +56,7 @@ RULES: dict[str, _Rule] = {
     "model.seed": _between(0, 2**63 - 1),
     "model.threads": _between(0, 4096),
     "model.max_batch": _between(1, 4096),
+    "model.calibration_s": _between(0, 60),
     "limits.max_frame_bytes": _between(1024, 1 << 30),
     "limits.max_frame_height": _between(1, 16384),
     "limits.max_frame_width": _between(1, 16384),
@@ -93,5 +94,10 @@ RULES: dict[str, _Rule] = {
     "routing.health_period_s": _between(0.01, _DAY_S),
     "routing.dns_period_s": _between(0.01, _DAY_S),
     "routing.capacity_object_frames_s": _between(0, 1e9),
+    "routing.capacity_share": _between(0.01, 1),
     "routing.reserved_object_frames_s": _between(0, 1e9),
+    "tracing.sample_ratio": _between(0, 1),
+    "tracing.endpoint": _matching(
+        r"https?://(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", "http://host:port or https://host:port"
+    ),
 }

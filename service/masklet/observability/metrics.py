@@ -46,7 +46,8 @@ class Metrics:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        disable_created_metrics()  # for the whole process: a series beside each counter, which nothing here reads
+        # For the whole process: they are a series beside each counter, and nothing here reads them.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry() if registry is None else registry
         self._batches_seen = 0
         self._steps_seen = 0
@@ -158,6 +159,8 @@ class Metrics:
         self.event_loop_lag = self._histogram(
             "event_loop_lag_seconds", "How late the event loop wakes a sleeper.", buckets=LAG_BUCKETS_S
         )
+        self.trace_spans = self._counter("trace_spans", "Spans sent to the collector, or lost with it.", "outcome")
+        _begin(self.trace_spans, product(["sent", "lost"]))
         self.build_info = Info("masklet_build", "The service's build, and what it runs.", registry=self.registry)
 
     def _add_process(self) -> None:

@@ -21,6 +21,7 @@ from masklet.config_file import check_config
 from masklet.errors import BackendUnavailable, MaskletError
 from masklet.observability.metrics import Metrics
 from masklet.observability.sampler import sample_forever
+from masklet.observability.tracing import Tracing, make_tracing
 from masklet.server.choice import make_backend
 from masklet.server.endpoints import bind_grpc, grpc_server, metrics_endpoint
 from masklet.server.interceptor import CallInterceptor
@@ -52,6 +53,7 @@ class Server:
     Args:
         config: where to listen, which backend, which limits.
         backend: used instead of the one `config.server.backend` names.
+        tracing: used instead of what `config.tracing` says.
 
     Attributes:
         config: as given.
@@ -62,7 +64,7 @@ class Server:
         ready: whether calls are accepted.
     """
 
-    def __init__(self, config: Config, *, backend: Backend | None = None) -> None:
+    def __init__(self, config: Config, *, backend: Backend | None = None, tracing: Tracing | None = None) -> None:
         check_config(config)
         self.config = config
         self.metrics = Metrics()
@@ -70,7 +72,13 @@ class Server:
         self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
         self._context = StreamContext(
-            self._backend, self.registry, config.limits, config.session, self.metrics, signer=_signer(config.session)
+            self._backend,
+            self.registry,
+            config.limits,
+            config.session,
+            self.metrics,
+            signer=_signer(config.session),
+            tracing=tracing or make_tracing(config.tracing, self.metrics),
         )
         self.port = 0
         self.metrics_port = 0
@@ -84,6 +92,7 @@ class Server:
         async with AsyncExitStack() as stack:
             metrics = metrics_endpoint(server.metrics_host, server.metrics_port, self.metrics.registry)
             self.metrics_port = await stack.enter_async_context(metrics)
+            await stack.enter_async_context(self._context.tracing)
             await stack.enter_async_context(self._listening())
             await stack.enter_async_context(self._backend)
             stack.push_async_callback(self._end_streams)

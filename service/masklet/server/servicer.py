@@ -20,6 +20,8 @@ from masklet.session.terms import announce_limits
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 
+_TRACE_KEYS = ("traceparent", "tracestate")
+
 
 def tenant_of(context: Any) -> str:
     """Whose call it is: nobody is told apart before there is authentication."""
@@ -36,7 +38,9 @@ class SegmentationServicer(SegmentationServiceServicer):
         self, request_iterator: AsyncIterator[pb.TrackRequest], context: Any
     ) -> AsyncGenerator[pb.TrackResponse, None]:
         """One stream, from `open` to its end."""
-        stream = SessionStream(self._context, peer=context.peer(), tenant=tenant_of(context))
+        stream = SessionStream(
+            self._context, peer=context.peer(), tenant=tenant_of(context), trace_headers=_trace_headers(context)
+        )
         async with aclosing(self._messages(request_iterator)) as requests, aclosing(stream.run(requests)) as answers:
             async for answer in answers:
                 yield to_track_response(answer, wall_s=time.time())
@@ -70,3 +74,9 @@ class SegmentationServicer(SegmentationServiceServicer):
                 yield await asyncio.to_thread(from_track_request, request, limits, received_s=received_s)
             else:
                 yield from_track_request(request, limits, received_s=received_s)
+
+
+def _trace_headers(context: Any) -> dict[str, str]:
+    """The W3C trace context of a call."""
+    sent = dict(context.invocation_metadata() or ())
+    return {key: str(sent[key]) for key in _TRACE_KEYS if key in sent}

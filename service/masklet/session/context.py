@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from masklet.backends.base import Backend
 from masklet.config import LimitsConfig, SessionConfig
 from masklet.observability.metrics import Metrics
+from masklet.observability.tracing import NoTracing, Tracing
 from masklet.session.living import LiveSessions
 from masklet.session.registry import SessionRegistry
 from masklet.session.tokens import TokenSigner
@@ -27,6 +28,7 @@ class StreamContext:
         clock: monotonic seconds; the clock of `ClientMessage.received_s`.
         signer: signs resume tokens; all fronts of a fleet have the same keys.
         live: the sessions; close it after all streams and before the backend.
+        tracing: follows single frames; entered before, left after all streams.
     """
 
     backend: Backend
@@ -37,3 +39,4 @@ class StreamContext:
     clock: Callable[[], float] = time.monotonic
     signer: TokenSigner = field(default_factory=TokenSigner)
     live: LiveSessions = field(default_factory=LiveSessions)
+    tracing: Tracing = field(default_factory=NoTracing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from masklet.errors import LimitExceeded, MaskletError, ServerDraining
 from masklet.session.context import StreamContext
@@ -30,8 +30,9 @@ class Intake:
     an error and `Dropped` with DECODE_ERROR.
     """
 
-    def __init__(self, context: StreamContext, session: LiveSession) -> None:
+    def __init__(self, context: StreamContext, session: LiveSession, trace_headers: Mapping[str, str]) -> None:
         self._context = context
+        self._trace_headers = trace_headers
         self._terms = session.terms
         self._record = session.record
         self._protocol = session.protocol
@@ -39,7 +40,7 @@ class Intake:
         self._timeline = session.tracking.timeline
         self._outbox = session.outbox
         self._resumable = session.resumable
-        self._report = Reporter(session.outbox, context.metrics, session.record)
+        self._report = Reporter(session.outbox, context.metrics, session.record, trace=session.tracking.trace)
 
     async def run(self, requests: AsyncIterator[ClientMessage]) -> bool:
         """Reads until `close` or the end of requests; not while answers pile up unread, or BLOCK has no room.
@@ -90,6 +91,7 @@ class Intake:
 
     def _receive_frame(self, message: ClientMessage, frame: Frame) -> None:
         self._record.frame_taken(self._context.clock())
+        self._tracking.trace.begin(message.seq, message.received_s, self._trace_headers)
         if self._protocol.state is StreamState.DRAINING:
             self._report.dropped(message.seq, DropReason.DRAINING)
             return

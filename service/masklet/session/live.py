@@ -205,6 +205,7 @@ class LiveSession:
             self._context.metrics.session_state_lost.labels("tracking").inc()
         record, draining = self.record, self._context.registry.draining and self.resumable
         left = self._lent or (draining and isinstance(error, ServerDraining | asyncio.CancelledError))
+        self.tracking.trace.stop()
         self._context.live.remove(self, ended=not left and not isinstance(error, SessionSuperseded))
         self._context.registry.remove(record.session_id)
         extra = {"session": record.session_id, "answered": record.frames_answered, "dropped": record.frames_dropped}

@@ -13,11 +13,12 @@ from masklet.types import FrameCodec, ImageArray, Size
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """A frame's pixels, or why there are none; `decode_s` includes waiting for an executor thread."""
+    """A frame's pixels, or why there are none; the time includes waiting for an executor thread."""
 
     image: ImageArray | None
     error: Exception | None
-    decode_s: float
+    started_s: float
+    ended_s: float
 
 
 class Lookahead:
@@ -61,4 +62,4 @@ class Lookahead:
             image = await asyncio.to_thread(decode_frame, self._codec, frame.frame.payload, self._size)
         except Exception as failure:  # kept for the frame's turn: nobody may be waiting yet
             error = failure
-        return Decoded(image, error, self._clock() - started_s)
+        return Decoded(image, error, started_s, self._clock())

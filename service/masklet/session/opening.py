@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionStateLost, SessionSuperseded
 from masklet.session.closing import close_bank
@@ -23,10 +24,11 @@ _EPOCH_STEPS = tuple(2**power for power in range(21))
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who opens a stream: address, and tenant ("" as long as nobody is told apart)."""
+    """Who opens a stream: address, tenant ("" as long as nobody is told apart), and the trace it is part of, if any."""
 
     peer: str = ""
     tenant: str = ""
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

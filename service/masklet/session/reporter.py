@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from masklet.errors import MaskletError
 from masklet.observability.metrics import Metrics
+from masklet.observability.tracing import FrameTrace
 from masklet.session.edits import Refusal
 from masklet.session.messages import Dropped, PromptApplied, RequestFailed, Result, ServerBody, Timing
 from masklet.session.outbox import Outbox
@@ -14,10 +15,11 @@ from masklet.types import DropReason, Prompt
 class Reporter:
     """Puts answers into one stream's outbox and counts them."""
 
-    def __init__(self, outbox: Outbox, metrics: Metrics, record: SessionRecord) -> None:
+    def __init__(self, outbox: Outbox, metrics: Metrics, record: SessionRecord, *, trace: FrameTrace) -> None:
         self._outbox = outbox
         self._metrics = metrics
         self._record = record
+        self._trace = trace
 
     def tell(self, body: ServerBody) -> None:
         """An answer that is not counted."""
@@ -27,6 +29,7 @@ class Reporter:
         """A frame is not going to be answered."""
         self._record.frame_dropped()
         self._metrics.frame_results.labels("dropped", reason).inc()
+        self._trace.end(frame_seq, reason)
         self._outbox.put(Dropped(frame_seq, reason))
 
     def lost(self, frame_seq: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 
 from masklet.errors import IdleTimeout, MaskletError, ProtocolViolation
@@ -30,11 +30,19 @@ class SessionStream:
         context: what all streams share.
         peer: address of the client.
         tenant: who the client is; "" as long as nobody is told apart.
+        trace_headers: W3C trace context of the call, `traceparent` and `tracestate`.
     """
 
-    def __init__(self, context: StreamContext, *, peer: str = "", tenant: str = "") -> None:
+    def __init__(
+        self,
+        context: StreamContext,
+        *,
+        peer: str = "",
+        tenant: str = "",
+        trace_headers: Mapping[str, str] | None = None,
+    ) -> None:
         self._context = context
-        self._caller = Caller(peer, tenant)
+        self._caller = Caller(peer, tenant, trace_headers or {})
         self._session: LiveSession | None = None
 
     async def run(self, requests: AsyncIterator[ClientMessage]) -> AsyncGenerator[ServerMessage, None]:
@@ -74,7 +82,7 @@ class SessionStream:
             while (outgoing := await session.outbox.take(joined.taker)) is not None:
                 written_from_s = self._context.clock()
                 yield ServerMessage(outgoing.server_seq, session.protocol.acked_seq, outgoing.body)
-                self._written(outgoing, written_from_s)
+                self._written(session, outgoing, written_from_s)
             await self._end(session, reading)
         finally:
             await _cancel(reading)
@@ -90,7 +98,7 @@ class SessionStream:
 
     async def _read(self, joined: Joined, requests: AsyncIterator[ClientMessage]) -> None:
         session = joined.session
-        intake = Intake(self._context, session)
+        intake = Intake(self._context, session, self._caller.trace_headers)
         try:
             if await intake.run(requests):
                 return
@@ -100,13 +108,15 @@ class SessionStream:
             raise
         session.outbox.end_stream(joined.taker)
 
-    def _written(self, outgoing: Outgoing, from_s: float) -> None:
+    def _written(self, session: LiveSession, outgoing: Outgoing, from_s: float) -> None:
         if outgoing.frame_received_s is None or not isinstance(outgoing.body, Result):
             return
         now_s = self._context.clock()
         metrics = self._context.metrics
         metrics.stage.labels("write").observe(now_s - from_s)
         metrics.frame_latency.observe(now_s - outgoing.frame_received_s)
+        session.tracking.trace.stage(outgoing.body.frame_seq, "write", from_s, now_s)
+        session.tracking.trace.end(outgoing.body.frame_seq, "answered")
         if outgoing.body.capture_time_ns is not None:
             metrics.result_staleness.observe(max(0.0, (time.time_ns() - outgoing.body.capture_time_ns) / 1e9))
 

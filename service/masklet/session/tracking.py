@@ -35,6 +35,7 @@ class Tracking:
         edits: what is to happen to the objects on the next frame.
         lookahead: decodes the next frame during inference.
         turn: held during each step.
+        trace: follows single frames.
     """
 
     def __init__(self, context: StreamContext, terms: Terms, record: SessionRecord, *, outbox: Outbox) -> None:
@@ -50,7 +51,8 @@ class Tracking:
         self._terms = terms
         self._record = record
         self._outbox = outbox
-        self._report = Reporter(outbox, context.metrics, record)
+        self.trace = context.tracing.session(record.session_id)
+        self._report = Reporter(outbox, context.metrics, record, trace=self.trace)
         self._states = ObjectStates(context.session.lost_after_frames)
         self._taken: Entry | None = None
         self._entry_done = asyncio.Event()
@@ -104,7 +106,8 @@ class Tracking:
             await self._track(entry)
 
     async def _track(self, waiting: WaitingFrame) -> None:
-        queue_s = self._context.clock() - waiting.received_s
+        turn_s = self._context.clock()
+        queue_s = turn_s - waiting.received_s
         if self._terms.max_staleness_s is not None and queue_s > self._terms.max_staleness_s:
             self._report.dropped(waiting.seq, DropReason.STALE)
             return
@@ -115,8 +118,11 @@ class Tracking:
         started_s = self._context.clock()
         result = await self._step_frame(waiting, decoded.image)
         if result is not None:
-            timing = Timing(queue_s=queue_s, decode_s=decoded.decode_s, inference_s=self._context.clock() - started_s)
-            await self._answer(waiting, result, timing)
+            ended_s, decode_s = self._context.clock(), decoded.ended_s - decoded.started_s
+            self.trace.stage(waiting.seq, "queue", waiting.received_s, turn_s)
+            self.trace.stage(waiting.seq, "decode", decoded.started_s, decoded.ended_s)
+            self.trace.stage(waiting.seq, "inference", started_s, ended_s)
+            await self._answer(waiting, result, Timing(queue_s, decode_s, ended_s - started_s))
 
     def _undecodable(self, waiting: WaitingFrame, error: Exception | None) -> None:
         if not isinstance(error, MaskletError):  # a decoder's own surprise must not end an hour of tracking
@@ -228,5 +234,6 @@ class Tracking:
     ) -> tuple[tuple[ObjectResult, ...], Timing]:
         started_s = self._context.clock()
         objects = await asyncio.to_thread(encode_objects, result.objects, states, self._terms.mask_encoding)
-        spent_s = self._context.clock() - started_s
-        return objects, Timing(timing.queue_s, timing.decode_s, timing.inference_s, spent_s)
+        ended_s = self._context.clock()
+        self.trace.stage(result.frame_seq, "encode", started_s, ended_s)
+        return objects, Timing(timing.queue_s, timing.decode_s, timing.inference_s, ended_s - started_s)
