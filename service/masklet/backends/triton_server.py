@@ -33,6 +33,7 @@ from masklet.config_file import config_keys
 from masklet.errors import BackendUnavailable, ConfigError
 
 _CONTAINER = Path("/opt/tritonserver")
+_REPOSITORY = "model_repo"
 _STUB = "triton_python_backend_stub"
 _EXECUTABLE = 0o755
 _REGION = "/dev/shm/triton_python_backend_shm_region_"
@@ -70,7 +71,7 @@ class TritonOptions:
         shm_bytes: shared memory between the server and the Python model, to start with; it grows.
         gpu: run the model on the GPU (KIND_GPU).
         environment: settings of the model, MASKLET_*.
-        repository: model repository; None: the one beside this package.
+        repository: model repository; None: `default_repository`.
         log: where the server's output goes; None: this process's own.
     """
 
@@ -144,11 +145,17 @@ def model_environment(model: ModelConfig) -> dict[str, str]:
 
 
 def default_repository() -> Path:
-    """`model_repo` of the source tree this package runs from. Raises ConfigError if there is none."""
-    repository = Path(masklet.__file__).resolve().parents[2] / "model_repo"
-    if not repository.is_dir():
-        raise ConfigError(f"no model repository at {repository}; name it with --model-repository")
-    return repository
+    """`model_repo` of the wheel this package was installed from, or of its source tree.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    package = Path(masklet.__file__).resolve().parent
+    places = (package / _REPOSITORY, package.parents[1] / _REPOSITORY)
+    for repository in places:
+        if repository.is_dir():
+            return repository
+    raise ConfigError(f"no model repository at {places[0]} or {places[1]}; name it with --model-repository")
 
 
 class TritonServer:

@@ -28,6 +28,7 @@ class _Command:
 _COMMANDS = (
     _Command("serve", "masklet.cli.serve", "run the service"),
     _Command("triton", "masklet.cli.triton", "run a Triton with the model, for serve --backend triton"),
+    _Command("health", "masklet.cli.health", "ask a service or a Triton whether it takes calls"),
     _Command("demo", "masklet.cli.demo", "see it work on a synthetic video"),
     _Command("track", "masklet_client.cli", "send a video to a server and write its masks"),
     _Command("segment", "masklet_client.cli", "send an image to a server and write its masks"),

@@ -51,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--shm-mib", type=int, default=64, metavar="N", help="Triton's own, to begin with (default: 64)"
     )
-    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: model_repo of the source tree")
+    parser.add_argument("--model-repository", type=Path, metavar="DIR", help="default: the one that comes with masklet")
     parser.add_argument("--log", type=Path, metavar="FILE", help="where Triton's log goes (default: here)")
     group = parser.add_argument_group("model; also MASKLET_MODEL_VARIANT and so on in the environment")
     for flag, key in _FLAGS.items():

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from tests.backends.triton_process import running_triton, stop_triton
+from tests.cli.test_serve import LOADING, SCRIPT, Served, address_in
+
+from masklet.cli import main
+
+
+@pytest.fixture
+def service() -> Iterator[Served]:
+    served = Served("-m", "masklet")
+    yield served
+    served.process.kill()
+    served.process.wait()
+    assert served.process.stderr
+    served.process.stderr.close()
+
+
+@pytest.fixture
+def triton_endpoint() -> Iterator[str]:
+    yield running_triton().endpoint
+    stop_triton()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_service_that_takes_calls_is_healthy(service, capsys):
+    address = address_in(service.wait_for("ready"))
+    assert main(["health", "--server", address]) == 0
+    assert capsys.readouterr().out == "SERVING\n"
+    assert main(["health", "--server", address, "--service", "masklet.v1.SegmentationService"]) == 0
+
+
+def test_a_service_it_does_not_have_is_not_healthy(service, capsys):
+    address = address_in(service.wait_for("ready"))
+    assert main(["health", "--server", address, "--service", "no.such.Service"]) == 1
+    assert "NOT_FOUND" in capsys.readouterr().out
+
+
+def test_nobody_there_is_not_healthy(capsys):
+    address = f"127.0.0.1:{free_port()}"
+    assert main(["health", "--server", address]) == 1
+    assert capsys.readouterr().out.startswith(f"no answer from {address}: UNAVAILABLE")
+
+
+def test_somebody_who_never_answers_is_not_healthy(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert main(["health", "--server", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.3"]) == 1
+    assert "DEADLINE_EXCEEDED" in capsys.readouterr().out
+
+
+def test_a_service_still_loading_is_not_healthy(capsys):
+    port = str(free_port())
+    loading = Served("-c", SCRIPT.format(patch=LOADING), flags=("--server.port", port, "--log-level=debug"))
+    try:
+        loading.wait_for("listening")
+        assert main(["health", "--server", f"127.0.0.1:{port}"]) == 1
+        assert capsys.readouterr().out == "NOT_SERVING\n"
+    finally:
+        loading.process.kill()
+        loading.process.communicate()
+
+
+def test_a_timeout_of_nothing_is_an_error(capsys):
+    assert main(["health", "--timeout", "0"]) == 2
+    assert "--timeout is 0, must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.triton
+def test_triton_answers_the_same_question(triton_endpoint, capsys):
+    assert main(["health", "--server", triton_endpoint]) == 0
+    assert capsys.readouterr().out == "SERVING\n"
