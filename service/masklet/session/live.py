@@ -132,9 +132,11 @@ class LiveSession:
         """The stream is over. Detaches the session, or ends it if it cannot be resumed."""
         if not self.outbox.detach(taker):
             return
-        if not self.resumable:
+        if self.ended:
+            self.tracking.trace.stop()
+        elif not self.resumable:
             await self.stop()
-        elif self._living is not None and not self._living.done():
+        elif self._living is not None:
             self._context.registry.detached(self.record)
 
     async def wait_ended(self) -> None:
@@ -185,6 +187,8 @@ class LiveSession:
             finally:
                 self.protocol.handle(StreamEvent.END)
                 self.outbox.close()
+                if not self.outbox.attached:
+                    self.tracking.trace.stop()
 
     async def _work(self) -> None:
         try:
@@ -205,7 +209,6 @@ class LiveSession:
             self._context.metrics.session_state_lost.labels("tracking").inc()
         record, draining = self.record, self._context.registry.draining and self.resumable
         left = self._lent or (draining and isinstance(error, ServerDraining | asyncio.CancelledError))
-        self.tracking.trace.stop()
         self._context.live.remove(self, ended=not left and not isinstance(error, SessionSuperseded))
         self._context.registry.remove(record.session_id)
         extra = {"session": record.session_id, "answered": record.frames_answered, "dropped": record.frames_dropped}
