@@ -11,6 +11,7 @@ from tests.e2e.conftest import Served
 from tests.e2e.talk import HEIGHT, JPEG, WIDTH, Talk, click
 from tests.metrics_table import SERVICE, Metric, differences, documented, scraped
 
+from masklet.observability.metrics import STAGES
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
 
@@ -59,3 +60,31 @@ def test_units_are_those_the_names_say() -> None:
         said = base & {name.removesuffix("_total").rpartition("_")[2]}
         assert (said or {metric.unit}) == {metric.unit}, name
         assert name.endswith("_total") == (metric.kind == "counter"), name
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("frames_received_total", {"codec": "jpeg"}),
+        ("frame_results_total", {"outcome": "answered", "reason": "none"}),
+        ("frame_results_total", {"outcome": "dropped", "reason": "decode_error"}),
+        ("object_frames_total", {}),
+        ("frame_latency_seconds_count", {}),
+        *(("stage_seconds_count", {"stage": stage}) for stage in STAGES),
+        ("prompts_total", {"kind": "points", "outcome": "applied"}),
+        ("stream_closed_total", {"reason": "close"}),
+        ("rpcs_total", {"method": "/masklet.v1.SegmentationService/Track", "code": "OK"}),
+        ("rpc_seconds_count", {"method": "/masklet.v1.SegmentationService/SegmentImage"}),
+        ("session_duration_seconds_count", {}),
+        ("batches_total", {}),
+        ("batched_steps_total", {}),
+        ("event_loop_lag_seconds_count", {}),
+        ("ready", {}),
+    ],
+)
+async def test_a_stream_moves_it(
+    served: Served, exported: tuple[dict[str, Metric], set[str]], name: str, labels: dict[str, str]
+) -> None:
+    async with asyncio.timeout(10):  # some are sampled once a second
+        while not served.server.metrics.registry.get_sample_value(f"masklet_{name}", labels):
+            await asyncio.sleep(0.05)

@@ -56,3 +56,38 @@ async def test_sampling_drives_backend_and_loop_metrics() -> None:
     await asyncio.wait([sampling])
     assert value(metrics, "banks") == 2
     assert (value(metrics, "event_loop_lag_seconds_count") or 0) >= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("frame_results_total", {"outcome": "dropped", "reason": "queue_full"}),
+        ("stage_seconds_count", {"stage": "write"}),
+        ("prompts_total", {"kind": "mask", "outcome": "refused"}),
+        ("session_state_lost_total", {"when": "resume"}),
+        ("recoveries_total", {"origin": "restored", "outcome": "recovered"}),
+        ("checkpoints_total", {"outcome": "evicted"}),
+        ("sessions_rejected_total", {"reason": "ADMISSION_REFUSED"}),
+    ],
+)
+def test_what_can_be_named_beforehand_is_zero_from_the_start(name: str, labels: dict[str, str]) -> None:
+    assert Metrics().registry.get_sample_value(f"masklet_{name}", labels) == 0
+
+
+def test_batches_are_counted_and_never_fall() -> None:
+    metrics = Metrics()
+    for batches, steps in ((10, 30), (4, 9), (6, 19)):  # the second: a Triton left
+        metrics.observe_backend(BackendStats(sessions=0, bank_bytes=0, batches=batches, batched_steps=steps))
+    assert (value(metrics, "batches_total"), value(metrics, "batched_steps_total")) == (12, 40)
+
+
+def test_the_process_is_exported() -> None:
+    samples = Metrics().registry.get_sample_value
+    assert (samples("process_open_fds") or 0) > 2
+    assert (samples("process_resident_memory_bytes") or 0) > 1e6
+    assert (samples("masklet_process_threads") or 0) >= 1
+    assert samples("python_gc_collections_total", {"generation": "2"}) is not None
+
+
+def test_series_of_creation_times_are_not_exported() -> None:
+    assert b"_created" not in generate_latest(Metrics().registry)
