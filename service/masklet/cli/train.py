@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from masklet.engine.allocator import keep_freed_memory
 from masklet.engine.settings import EngineSettings
 from masklet.errors import ConfigError
 from masklet.training.assets import AssetBank
@@ -60,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     engine = EngineSettings(local_device(args.device), args.precision)
     device = engine.torch_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     processes = join_processes(device)
     workers = args.workers if args.workers >= 0 else max(1, (os.cpu_count() or 1) // 4)
     settings = RunSettings(

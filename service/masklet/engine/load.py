@@ -6,6 +6,7 @@ import torch
 
 from masklet.config import ModelConfig
 from masklet.engine import Engine, EngineSettings
+from masklet.engine.allocator import keep_freed_memory
 from masklet.model import build
 from masklet.model.checkpoint import load_weights
 from masklet.model.shipped import resolve
@@ -26,6 +27,8 @@ def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
     network = build(variant, input_size=config.input_size, seed=None if weights else config.seed)
     sha256 = load_weights(network, weights, variant=variant) if weights else ""
     engine = Engine(network, settings)
+    if engine.device.type == "cpu":
+        keep_freed_memory()
     return engine, ModelDescription(
         model=variant,
         weights_sha256=sha256,
