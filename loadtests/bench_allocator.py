@@ -23,7 +23,7 @@ def measure(*, keep: bool) -> None:
     """Print one side's numbers; each side has a process of its own, because the setting is the process's."""
     torch.set_num_threads(1)
     if not keep:
-        loading.keep_freed_memory = lambda: False
+        vars(loading)["keep_freed_memory"] = lambda: False
     engine, _ = loading.load_engine(ModelConfig(device="cpu"))
     image = np.random.default_rng(0).integers(0, 255, (360, 640, 3), dtype=np.uint8)
     engine.open("bench", TrackSettings())
