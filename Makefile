@@ -9,7 +9,7 @@ READY := .venv/.ready
 SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto clean
+.PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,6 +59,9 @@ bench-gpu:  ## measure on a GPU, with GPU_PYTHON (needs torch, no .venv)
 
 proto: $(READY)  ## regenerate service/masklet/v1 from protos/
 	$(PY) protos/generate.py generate
+
+lock: $(READY)  ## fix anew what the images install (deploy/docker/requirements)
+	$(PY) deploy/docker/lock.py
 
 clean:  ## remove .venv and everything generated but the protos' code
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
