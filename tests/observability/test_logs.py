@@ -12,11 +12,13 @@ from masklet.observability.logs import setup_logs
 @pytest.fixture
 def sink() -> Iterator[io.StringIO]:
     stream = io.StringIO()
-    log = logging.getLogger("masklet")
-    before = (log.handlers[:], log.propagate, log.level)
+    logs = [logging.getLogger(name) for name in ("masklet", "opentelemetry")]
+    before = [(log.handlers[:], log.propagate, log.level) for log in logs]
     setup_logs("info", stream=stream)
     yield stream
-    log.handlers[:], log.propagate, log.level = before
+    for log, (handlers, propagate, level) in zip(logs, before, strict=True):
+        log.handlers[:], log.propagate = handlers, propagate
+        log.setLevel(level)
 
 
 def test_an_event_is_one_line_of_pairs(sink: io.StringIO) -> None:
@@ -44,6 +46,14 @@ def test_a_trace_stays_on_the_line(sink: io.StringIO) -> None:
 def test_below_the_level_nothing_is_written(sink: io.StringIO) -> None:
     logging.getLogger("masklet").debug("noise")
     assert sink.getvalue() == ""
+
+
+def test_of_opentelemetry_only_errors_are_shown(sink: io.StringIO) -> None:
+    log = logging.getLogger("opentelemetry.exporter.otlp.proto.grpc.exporter")
+    log.warning("Transient error, retrying")
+    log.error("Failed to export traces")
+    (line,) = sink.getvalue().splitlines()
+    assert 'level=error logger=opentelemetry.exporter.otlp.proto.grpc.exporter event="Failed to export traces"' in line
 
 
 def test_setting_up_twice_writes_once(sink: io.StringIO) -> None:

@@ -39,13 +39,17 @@ class KeyValueFormatter(logging.Formatter):
 
 
 def setup_logs(level: str = "INFO", *, stream: TextIO | None = None) -> None:
-    """Sends the `masklet` loggers to `stream` (stderr) as key=value lines, and nowhere else; call it once, in a CLI."""
+    """Sends the `masklet` loggers to `stream` (stderr) as key=value lines, and nowhere else; call it once, in a CLI.
+
+    So it does with errors of OpenTelemetry; that it tries again is not worth a line each time.
+    """
     sink = logging.StreamHandler(stream)
     sink.setFormatter(KeyValueFormatter())
-    root = logging.getLogger("masklet")
-    root.handlers[:] = [sink]
-    root.propagate = False
-    root.setLevel(level.upper())
+    for name, lowest in (("masklet", level.upper()), ("opentelemetry", "ERROR")):
+        root = logging.getLogger(name)
+        root.handlers[:] = [sink]
+        root.propagate = False
+        root.setLevel(lowest)
 
 
 def _quote(value: object) -> str:
