@@ -30,7 +30,7 @@ async def exported(served: Served, talk: Talk) -> tuple[dict[str, Metric], set[s
     image = pb.SegmentImageRequest(
         payload=JPEG, codec=pb.FRAME_CODEC_JPEG, height=HEIGHT, width=WIDTH, prompts=[click(1)]
     )
-    stub: Any = SegmentationServiceStub(talk.channel)  # type: ignore[call-arg]
+    stub: Any = SegmentationServiceStub(talk.channel)
     await stub.SegmentImage(image, timeout=20)
     return await asyncio.to_thread(scraped, served.server.metrics_port)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from tests.routing.farm import SETTINGS, Farm, click, request
@@ -12,7 +12,9 @@ from tests.routing.simulated import simulate
 from masklet.errors import BackendError
 
 
-def counted(sessions: int, *, export: Callable[[str], Awaitable[bytes]] | None = None, **settings: Any) -> Farm:
+def counted(
+    sessions: int, *, export: Callable[[str], Coroutine[Any, Any, bytes]] | None = None, **settings: Any
+) -> Farm:
     """A farm after one prompt in each of some sessions, each fetched once."""
 
     async def scenario() -> Farm:

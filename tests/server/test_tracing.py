@@ -146,7 +146,7 @@ class Collector(otlp_grpc.TraceServiceServicer):
 
 async def test_spans_reach_a_collector(config: Config, connect: Any) -> None:
     collector, far = Collector(), grpc.aio.server()
-    otlp_grpc.add_TraceServiceServicer_to_server(collector, far)  # type: ignore[no-untyped-call]
+    otlp_grpc.add_TraceServiceServicer_to_server(collector, far)
     port = far.add_insecure_port("127.0.0.1:0")
     await far.start()
     tracing = TracingConfig(sample_ratio=1.0, endpoint=f"http://127.0.0.1:{port}")
