@@ -1,0 +1,192 @@
+"""The manifests are what Kubernetes takes, and what they name exists."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from tests.deploy.dockerfile import chain, read_stages
+from tests.deploy.fleet import FOLDER, OVERLAYS, TIERS, container, manifests, of_kind, pod
+from tests.deploy.kustomize import Document, documents_in
+
+from masklet.observability.metrics import Metrics
+
+VERSIONS = ("1.31.0", "1.37.0")
+CUSTOM = {"ServiceMonitor": "monitoring.coreos.com/v1", "ScaledObject": "keda.sh/v1alpha1"}
+HASH = re.compile(r"^(masklet-(?:front|triton))-[a-z0-9]{10}$")
+every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+both_tiers = pytest.mark.parametrize("tier", TIERS)
+
+
+def kustomized(overlay: str) -> list[Document]:
+    command = ["kustomize", "build"] if shutil.which("kustomize") else ["kubectl", "kustomize"]
+    if not shutil.which(command[0]):
+        pytest.skip("needs kustomize or kubectl, to compare the renderer with")
+    result = subprocess.run(
+        [*command, str(FOLDER / "overlays" / overlay)], capture_output=True, text=True, timeout=60, check=True
+    )
+    return [_without_hash(found) for found in yaml.safe_load_all(result.stdout)]
+
+
+def _without_hash(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_hash(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_hash(item) for item in value]
+    return HASH.sub(r"\1", value) if isinstance(value, str) else value
+
+
+def by_name(documents: Any) -> dict[tuple[str, str], Document]:
+    return {(one["kind"], one["metadata"]["name"]): one for one in documents}
+
+
+@every_overlay
+def test_the_renderer_does_what_kustomize_does(overlay):
+    assert by_name(manifests(overlay)) == by_name(kustomized(overlay))
+
+
+@every_overlay
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifests_are_what_the_schemas_say(overlay, version):
+    for document in manifests(overlay):
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(json.loads(json.dumps(document)), version, strict=True)
+
+
+@every_overlay
+def test_no_two_documents_are_the_same_thing(overlay):
+    names = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in manifests(overlay)]
+    assert len(names) == len(set(names))
+    assert {one["metadata"].get("namespace", "masklet") for one in manifests(overlay)} == {"masklet"}
+
+
+@every_overlay
+def test_selectors_select_the_pods_of_one_tier(overlay):
+    labels = {tier: pod(overlay, tier)["metadata"]["labels"] for tier in TIERS}
+    for tier, deployment in of_kind(overlay, "Deployment").items():
+        assert deployment["spec"]["selector"]["matchLabels"].items() <= labels[tier].items()
+    selectors = [one["spec"]["selector"] for one in of_kind(overlay, "Service").values()]
+    selectors += [one["spec"]["selector"]["matchLabels"] for one in of_kind(overlay, "PodDisruptionBudget").values()]
+    for selector in selectors:
+        assert len([tier for tier in TIERS if selector.items() <= labels[tier].items()]) == 1
+
+
+@every_overlay
+def test_ports_of_services_are_ports_of_their_pods(overlay):
+    for service in of_kind(overlay, "Service").values():
+        tier = service["spec"]["selector"]["app.kubernetes.io/name"]
+        ports = {one["name"]: one["containerPort"] for one in container(overlay, tier)["ports"]}
+        for port in service["spec"]["ports"]:
+            assert ports[port["targetPort"]] == port["port"]
+
+
+@every_overlay
+@both_tiers
+def test_what_pods_mount_is_there(overlay, tier):
+    spec, one = pod(overlay, tier)["spec"], container(overlay, tier)
+    assert {mount["name"] for mount in one["volumeMounts"]} == {volume["name"] for volume in spec["volumes"]}
+    maps = [volume["configMap"]["name"] for volume in spec["volumes"] if "configMap" in volume]
+    maps += [source["configMapRef"]["name"] for source in one.get("envFrom", [])]
+    assert maps == [tier]
+    assert set(maps) <= set(of_kind(overlay, "ConfigMap"))
+    assert spec["serviceAccountName"] in of_kind(overlay, "ServiceAccount")
+
+
+@every_overlay
+@both_tiers
+def test_images_are_pinned_and_are_ours(overlay, tier):
+    image = container(overlay, tier)["image"]
+    assert re.search(r":\d+\.\d+\.\d+$|@sha256:[0-9a-f]{64}$", image)
+    labels = " ".join(
+        rest for stage in chain(read_stages(), tier.removeprefix("masklet-")) for rest in stage.all_of("LABEL")
+    )
+    assert f'title="{image.partition(":")[0]}"' in labels
+    assert f'version="{image.partition(":")[2]}"' in labels
+
+
+@every_overlay
+def test_each_triton_has_one_gpu_and_its_shared_memory(overlay):
+    one = container(overlay, "masklet-triton")
+    assert [one["resources"][what]["nvidia.com/gpu"] for what in ("requests", "limits")] == ["1", "1"]
+    (shm,) = [volume for volume in pod(overlay, "masklet-triton")["spec"]["volumes"] if volume["name"] == "shm"]
+    assert shm["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+    assert {"name": "shm", "mountPath": "/dev/shm"} in one["volumeMounts"]
+
+
+@every_overlay
+def test_custom_resources_name_what_there_is(overlay):
+    services, deployments = of_kind(overlay, "Service"), of_kind(overlay, "Deployment")
+    for monitor in of_kind(overlay, "ServiceMonitor").values():
+        assert monitor["apiVersion"] == CUSTOM["ServiceMonitor"]
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        (service,) = [one for one in services.values() if wanted <= one["metadata"]["labels"].items()]
+        ports = {port["name"] for port in service["spec"]["ports"]}
+        assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+    for scaled in of_kind(overlay, "ScaledObject").values():
+        assert scaled["apiVersion"] == CUSTOM["ScaledObject"]
+        assert scaled["spec"]["scaleTargetRef"]["name"] in deployments
+        assert scaled["spec"]["minReplicaCount"] <= scaled["spec"]["maxReplicaCount"]
+
+
+def test_prometheus_names_jobs_as_its_configuration_for_one_machine_does():
+    text = (FOLDER.parent / "prometheus" / "prometheus.yml").read_text()
+    jobs = {job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]}
+    assert set(of_kind("production", "ServiceMonitor")) == jobs  # the operator names jobs after Services
+
+
+def autoscalers() -> dict[str, Any]:
+    return {name: one["spec"] for name, one in of_kind("production", "HorizontalPodAutoscaler").items()}
+
+
+def adapter_rules() -> dict[str, Any]:
+    (text,) = documents_in(FOLDER / "components" / "hpa" / "prometheus-adapter.yaml")
+    return {rule["name"]["as"]: rule for rule in text["externalRules"]}
+
+
+def test_autoscalers_read_metrics_that_the_adapter_makes():
+    read = [
+        metric["external"]["metric"]["name"]
+        for one in autoscalers().values()
+        for metric in one["metrics"]
+        if metric["type"] == "External"
+    ]
+    assert sorted(read) == sorted(adapter_rules())
+
+
+def test_the_adapter_and_keda_read_metrics_that_the_service_exports():
+    exported = {family.name for family in Metrics().registry.collect()}
+    queries = [rule["metricsQuery"] + rule["seriesQuery"] for rule in adapter_rules().values()]
+    for scaled in of_kind("production-keda", "ScaledObject").values():
+        queries += [one["metadata"]["query"] for one in scaled["spec"]["triggers"] if one["type"] == "prometheus"]
+    assert len(queries) == 4
+    for query in queries:
+        assert set(re.findall(r"masklet_\w+", query)) <= exported
+
+
+def test_both_ways_to_scale_have_the_same_aims_and_pace():
+    for name, scaled in of_kind("production-keda", "ScaledObject").items():
+        wanted, spec = autoscalers()[name], scaled["spec"]
+        assert spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == wanted["behavior"]
+        assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (wanted["minReplicas"], wanted["maxReplicas"])
+        thresholds = {one["metadata"]["threshold"] for one in spec["triggers"] if one["type"] == "prometheus"}
+        assert thresholds == {"0.67"}
+        assert wanted["metrics"][0]["external"]["target"] == {"type": "Value", "value": "670m"}
+
+
+@pytest.mark.parametrize("overlay", ["production", "production-keda"])
+@both_tiers
+def test_what_is_scaled_has_no_fixed_number(overlay, tier):
+    assert "replicas" not in of_kind(overlay, "Deployment")[tier]["spec"]
+
+
+def test_one_goes_at_a_time_and_ten_minutes_after_the_load_did():
+    for spec in autoscalers().values():
+        down = spec["behavior"]["scaleDown"]
+        assert down["stabilizationWindowSeconds"] == 600
+        assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 120}]
