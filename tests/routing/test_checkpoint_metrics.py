@@ -21,7 +21,7 @@ def counted(
         farm = Farm("a:1")
         async with farm.routed(checkpoint_every_frames=1000, **settings) as backend:
             if export is not None:
-                farm["a:1"].backend.export_state = export  # type: ignore[method-assign]
+                farm["a:1"].backend.export_state = export  # type: ignore[method-assign,assignment]
             for name in (f"s{number}" for number in range(sessions)):
                 await backend.open(name, SETTINGS)
                 await backend.step(name, request(1, click()))
