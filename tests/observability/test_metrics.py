@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
@@ -56,6 +57,27 @@ async def test_sampling_drives_backend_and_loop_metrics() -> None:
     await asyncio.wait([sampling])
     assert value(metrics, "banks") == 2
     assert (value(metrics, "event_loop_lag_seconds_count") or 0) >= 2
+
+
+async def test_sampling_goes_on_while_the_backend_fails_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = Metrics()
+    answers: Iterator[BackendStats | Exception] = iter(
+        [ZeroDivisionError(), ZeroDivisionError(), BackendStats(2, 5, 1, 1), ZeroDivisionError()]
+    )
+
+    def stats() -> BackendStats:
+        answer = next(answers, BackendStats(3, 5, 1, 1))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    sampling = asyncio.create_task(sample_forever(metrics, stats, period_s=0.01))
+    async with asyncio.timeout(10):
+        while value(metrics, "banks") != 3:
+            await asyncio.sleep(0.01)
+    sampling.cancel()
+    await asyncio.wait([sampling])
+    assert caplog.text.count("cannot say what it holds") == 2
 
 
 @pytest.mark.parametrize(
