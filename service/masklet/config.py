@@ -109,8 +109,8 @@ class ServerConfig:
         metrics_host: address of the Prometheus metrics port.
         metrics_port: Prometheus metrics port (HTTP); 0: any free one.
         backend: "embedded" (the model in this process), "triton" (in Triton), or "fake" (no model: to try clients).
-        drain_delay_s: after the first signal health says so, and only so late streams are sent away and new ones refused:
-            longer than the proxy before the service takes to look (Envoy as in deploy/envoy: 1 s). 0: at once.
+        drain_delay_s: after the first signal health says so, and only so much later streams are sent away and new ones
+            refused: longer than the proxy before the service takes to look (Envoy as in deploy/envoy: 1 s). 0: at once.
         drain_timeout_s: how long streams may go on after that.
         session_service: serve SessionService, for operators.
         reflection: serve gRPC reflection.
