@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from masklet.backends.fake import Cue, FakeBackend, Hold
 from masklet.config import Config, TracingConfig
 from masklet.errors import ConfigError
 from masklet.observability.metrics import STAGES, Metrics
@@ -42,11 +44,13 @@ class WithMetadata:
 
 
 @asynccontextmanager
-async def traced(config: Config, connect: Any, tracing: TracingConfig) -> AsyncIterator[tuple[Any, list[ReadableSpan]]]:
+async def traced(
+    config: Config, connect: Any, tracing: TracingConfig, *script: Cue
+) -> AsyncIterator[tuple[Any, list[ReadableSpan]]]:
     """A client of a service that traces, and the spans, which are there after the block."""
     exporter, found = InMemorySpanExporter(), list[ReadableSpan]()
     own = SpanTracing(tracing, Metrics(), exporter=exporter)
-    async with Server(config, tracing=own) as server, connect(server.port) as client:
+    async with Server(config, backend=FakeBackend(script), tracing=own) as server, connect(server.port) as client:
         yield client, found
     found += exporter.get_finished_spans()
 
@@ -121,6 +125,18 @@ async def test_a_frame_that_is_dropped_says_why(config: Config, connect: Any) ->
         await three_frames(client.talk(), payload=b"no image")
     outcomes = [frame.attributes["masklet.outcome"] for frame in spans if frame.attributes]
     assert outcomes == ["decode_error"] * 3
+
+
+async def test_frames_that_nobody_waits_for_any_more_say_so(config: Config, connect: Any) -> None:
+    async with traced(config, connect, ON, Hold(asyncio.Event())) as (client, spans):
+        talk = client.talk()
+        await talk.open()
+        for _ in range(2):
+            await talk.frame()
+        await talk.settle()
+        talk.call.cancel()
+    outcomes = [frame.attributes["masklet.outcome"] for frame in frames_of(spans) if frame.attributes]
+    assert outcomes == ["abandoned"] * 2
 
 
 async def test_the_share_of_frames_is_the_ratio(config: Config, connect: Any) -> None:

@@ -135,7 +135,7 @@ class SpanFrameTrace:
     def stop(self) -> None:
         """Closes what is open."""
         for frame_seq in list(self._followed):
-            self.end(frame_seq, "unread")
+            self.end(frame_seq, "abandoned")
 
     def _unix_ns(self, clock_s: float) -> int:
         return time.time_ns() - int((self._clock() - clock_s) * _NS)

@@ -35,7 +35,7 @@ class FrameTrace(Protocol):
         ...
 
     def stop(self) -> None:
-        """The session is over and nobody reads any more: answers to frames that are still followed were not read."""
+        """The session is over and nobody reads any more: frames that are still followed have been abandoned."""
         ...
 
 
