@@ -89,8 +89,9 @@ class Metrics:
             "session_duration_seconds", "From opening a session to its end.", buckets=DURATION_BUCKETS_S
         )
         self.sessions_rejected = self._counter("sessions_rejected", "Sessions refused, by reason.", "reason")
-        refusals = (ServerDraining, AdmissionRefused, *AdmissionRefused.__subclasses__())
-        _begin(self.sessions_rejected, [(error.reason,) for error in refusals])
+        refusals = [ServerDraining.reason, AdmissionRefused.reason]
+        refusals += [error.reason for error in AdmissionRefused.__subclasses__()]
+        _begin(self.sessions_rejected, product(refusals))
         self.resumes = self._counter(
             "resumes", "Sessions to be resumed, by where their memory came from and the outcome.", "origin", "outcome"
         )
