@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 20)]
 
 
 class Build:
-    """Stages of the Dockerfile, carried out below a folder; the system's Python stands for the image's."""
+    """Stages of the Dockerfile, carried out below a folder; a fresh environment stands for the image's Python."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / "bin").mkdir()
-        (root / "bin" / "python").symlink_to(sys._base_executable)  # type: ignore[attr-defined]
-        self._path = f"{root / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        subprocess.run([sys.executable, "-m", "venv", root / "python"], check=True, timeout=LIMIT_S)
+        self._path = f"{root / 'python' / 'bin'}{os.pathsep}{os.environ['PATH']}"
 
     def stage(self, name: str) -> None:
         (self.root / "src").mkdir(exist_ok=True)
@@ -40,8 +40,7 @@ class Build:
 
     def run(self, line: str) -> str:
         """One RUN line; its absolute paths lie below the folder, and pip may keep what it fetches."""
-        for path in ("/opt/masklet", "/requirements/", "/dist"):
-            line = line.replace(f" {path}", f" {self.root}{path}")
+        line = re.sub(r"(^|\s)(/opt/masklet|/requirements/|/dist)", rf"\1{self.root}\2", line)
         settings = {**os.environ, "PATH": self._path}
         command = ["sh", "-c", line.replace("--no-cache-dir", "-q")]
         result = subprocess.run(
