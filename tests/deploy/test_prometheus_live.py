@@ -1,0 +1,73 @@
+"""Prometheus, a service and a Triton, all real: what is exported, what is asked, and an alert that comes and goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.deploy.prometheus import GPU_ONLY, known_names, metrics_of, panel_queries, rules, tool, triton_names
+from tests.deploy.watched import Watched
+
+import masklet_client
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(300)]
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # Tritons are started while gRPC is busy
+
+FRAMES = 30
+# Without data here: no GPU, nobody names the time of capture, nothing has failed, no window that long.
+_MAY_BE_EMPTY = ("GPU", "Not fresh", "Requests B")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    tool("prometheus")
+    made = Watched(tmp_path_factory.mktemp("watched"))
+    with made.running():
+        yield made
+
+
+async def track(address: str) -> int:
+    """A stream with two objects; how many frames were answered."""
+    frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    answered = 0
+    async with masklet_client.connect(address) as client, client.track((48, 64), drop_policy="block") as stream:
+        await stream.click(1, (20, 20))
+        await stream.click(2, (40, 30))
+        for _ in range(FRAMES):
+            await stream.send(frame)
+            answered += len((await anext(stream)).objects) > 0
+    return answered
+
+
+async def test_what_rules_and_dashboard_read_is_there_under_load(watched: Watched) -> None:
+    assert await track(watched.service) == FRAMES
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    read = {name for query in panel_queries().values() for name in metrics_of(query)}
+    read |= {name for rule in rules() for name in metrics_of(rule["expr"])} | triton_names()
+    wanted = {name for name in read - recorded - {"ALERTS"} if not name.startswith(GPU_ONLY)}
+    assert wanted <= known_names()
+    watched.wait(lambda: not missing(watched, wanted), "all metrics")
+    assert not watched.unhealthy_rules()
+
+
+def missing(watched: Watched, names: set[str]) -> set[str]:
+    return names - {sample["metric"]["__name__"] for sample in watched.query('{__name__=~".+"}')}
+
+
+async def test_every_panel_gets_data(watched: Watched) -> None:
+    assert await track(watched.service) == FRAMES
+    queries = panel_queries(interval="20s")
+    empty = {title for title, query in queries.items() if not watched.query(query)}
+    assert not {title for title in empty if not title.startswith(_MAY_BE_EMPTY)}
+
+
+def test_alerts_fire_when_a_triton_is_killed_and_end_when_it_is_back(watched: Watched) -> None:
+    expected = {"MaskletTritonDown", "MaskletTritonEjected", "MaskletNoUsableTriton"}
+    assert not watched.firing() & expected
+    watched.kill_triton()
+    watched.wait(lambda: watched.firing() >= expected, f"{expected} fire")
+    watched.start_triton()
+    watched.wait(lambda: not watched.firing() & expected, f"{expected} have ended")
