@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -84,3 +85,30 @@ def test_no_triton_there_is_said(capsys):
 def test_what_is_not_there_is_an_error(flag, capsys):
     assert main(["triton", *PORTS, flag]) == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_it_ends_when_its_model_s_process_has(tmp_path):
+    with triton(tmp_path, *MODEL) as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline().startswith("triton ready")
+        (model,) = [pid for pid in descendants(process.pid) if b"triton_python_backend_stub" in command_of(pid)]
+        os.kill(model, signal.SIGKILL)
+        assert process.wait(10) == 2
+        assert "the model's process has ended" in process.stderr.read()
+
+
+def descendants(pid: int) -> list[int]:
+    found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    found += [int(stat.parent.name) for child in found for stat in children_of(child)]
+    return found
+
+
+def children_of(pid: int) -> list[Path]:
+    stats = list(Path("/proc").glob("[0-9]*/stat"))
+    return [stat for stat in stats if stat.exists() and stat.read_text().rpartition(") ")[2].split()[1] == str(pid)]
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()

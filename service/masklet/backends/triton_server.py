@@ -20,7 +20,7 @@ import sysconfig
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ _EXECUTABLE = 0o755
 _REGION = "/dev/shm/triton_python_backend_shm_region_"
 _POLL_S = 0.1
 _KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
+_COMM_CHARACTERS = 15  # of a process's name, in /proc
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _CPU_KIND, _GPU_KIND = "kind: KIND_CPU", "kind: KIND_GPU"
 
@@ -233,6 +234,10 @@ class TritonServer:
         except OSError:
             return False
 
+    def has_model(self) -> bool:
+        """Whether the model's process runs. Triton never starts it again, and calls itself healthy without it."""
+        return any(map(_is_model_of(self.process.pid), Path("/proc").glob("[0-9]*/stat")))
+
     def wait_ready(self, timeout_s: float) -> None:
         """Raises BackendUnavailable if the process ends, or is not ready in time."""
         deadline = time.monotonic() + timeout_s
@@ -304,6 +309,17 @@ def _opened(log: Path) -> IO[bytes]:
         return log.open("ab")
     except OSError as error:
         raise ConfigError(f"cannot write Triton's log to {log}: {error.strerror}") from error
+
+
+def _is_model_of(pid: int) -> Callable[[Path], bool]:
+    def is_model(stat: Path) -> bool:
+        with contextlib.suppress(OSError):  # ended in between
+            before, _, after = stat.read_text().rpartition(") ")
+            state, parent, *_ = after.split()
+            return parent == str(pid) and state != "Z" and before.endswith(f"({_STUB[:_COMM_CHARACTERS]}")
+        return False
+
+    return is_model
 
 
 def _shared_regions(pid: int) -> set[Path]:

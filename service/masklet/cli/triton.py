@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +14,9 @@ from types import FrameType
 
 from masklet.backends.triton_server import TritonOptions, TritonServer
 from masklet.config_file import config_keys
+from masklet.errors import BackendUnavailable
 
+_LOOK_S = 1.0
 _FLAGS = {
     "--variant": "model.variant",
     "--weights": "model.weights",
@@ -62,11 +67,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run it; its exit status. Raises ConfigError or BackendUnavailable."""
-    with TritonServer(_options(args)) as server, _passing_on(server):
+    with TritonServer(_options(args)) as server, _passing_on(server) as told:
         server.wait_ready(args.ready_timeout)
         where = f"http={args.host}:{server.http_port} metrics={args.host}:{server.metrics_port}"
         print(f"triton ready grpc={server.endpoint} {where}", flush=True)
-        return server.process.wait()
+        return _wait(server, told)
+
+
+def _wait(server: TritonServer, told: threading.Event) -> int:
+    """Until Triton ends; its exit status. Raises BackendUnavailable if the process of the model dies."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return server.process.wait(_LOOK_S)
+        # A model that was unloaded is not ready; one whose process died is, as far as Triton knows.
+        if not server.has_model() and server.is_ready() and not told.is_set():
+            server.process.kill()  # nothing in it can be saved, and whoever restarts it should not have to wait
+            raise BackendUnavailable("the model's process has ended, and Triton does not start it again")
 
 
 def _options(args: argparse.Namespace) -> TritonOptions:
@@ -86,15 +102,17 @@ def _options(args: argparse.Namespace) -> TritonOptions:
 
 
 @contextmanager
-def _passing_on(server: TritonServer) -> Iterator[None]:
-    """SIGTERM and Ctrl-C go to Triton, which drains; this process ends when it does."""
+def _passing_on(server: TritonServer) -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C go to Triton, which drains; this process ends when it does. Set once one came."""
+    told = threading.Event()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        told.set()
         server.signal(signal.SIGTERM)
 
     before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield told
     finally:
         for number, was in before.items():
             signal.signal(number, was)
