@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +18,8 @@ pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(300)]
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # Tritons are started while gRPC is busy
 
 FRAMES = 30
-# Without data here: no GPU, nobody names the time of capture, nothing has failed, no window that long.
-_MAY_BE_EMPTY = ("GPU", "Not fresh", "Requests B")
+PATIENCE_S = 30.0
+_MAY_BE_EMPTY = ("GPU", "Requests B")  # there is no GPU here, and no request fails
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ async def track(address: str) -> int:
     """A stream with two objects; how many frames were answered."""
     frame = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     answered = 0
-    async with masklet_client.connect(address) as client, client.track((48, 64), drop_policy="block") as stream:
+    async with masklet_client.connect(address) as client, client.track((48, 64), policy="block") as stream:
         await stream.click(1, (20, 20))
         await stream.click(2, (40, 30))
         for _ in range(FRAMES):
@@ -58,10 +59,17 @@ def missing(watched: Watched, names: set[str]) -> set[str]:
 
 
 async def test_every_panel_gets_data(watched: Watched) -> None:
-    assert await track(watched.service) == FRAMES
-    queries = panel_queries(interval="20s")
-    empty = {title for title, query in queries.items() if not watched.query(query)}
-    assert not {title for title in empty if not title.startswith(_MAY_BE_EMPTY)}
+    empty = {title: query for title, query in panel_queries(interval="20s").items() if is_wanted(title)}
+    assert len(empty) > 50
+    until_s = time.monotonic() + PATIENCE_S
+    while empty and time.monotonic() < until_s:
+        assert await track(watched.service) == FRAMES
+        empty = {title: query for title, query in empty.items() if not watched.query(query)}
+    assert not empty
+
+
+def is_wanted(title: str) -> bool:
+    return not title.startswith(_MAY_BE_EMPTY)
 
 
 def test_alerts_fire_when_a_triton_is_killed_and_end_when_it_is_back(watched: Watched) -> None:

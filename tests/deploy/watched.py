@@ -47,7 +47,7 @@ class Watched:
         """Blocks until all are ready."""
         with contextlib.ExitStack() as stack:
             stack.callback(stop_fleet)
-            stack.enter_context(_process("prometheus", *self._prometheus(), log=self._folder / "prometheus.log"))
+            stack.enter_context(_process(tool("prometheus"), *self._prometheus(), log=self._folder / "prometheus.log"))
             self.start_triton()
             stack.enter_context(_process(sys.executable, *self._masklet(), log=self._folder / "masklet.log"))
             self.wait(lambda: self.values('up == 1') == [1.0, 1.0], "both targets are up")
@@ -116,18 +116,18 @@ class Watched:
             (self._folder / "targets" / f"{name}.yml").write_text(yaml.safe_dump(listed))
         listen = self._api.removeprefix("http://")
         return [
-            tool("prometheus"),
             f"--config.file={self._folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self._folder / 'data'}",
             f"--web.listen-address={listen}",
             "--log.level=warn",
-        ][1:]
+        ]
 
     def _masklet(self) -> list[str]:
         _, port = self.service.split(":")
         endpoint = f"{HOST}:{self._triton_ports['grpc_port']}"
         words = ["-m", "masklet", "serve", "--backend", "triton", "--triton", endpoint, "--port", port]
-        return [*words, "--metrics-port", str(self._service_metrics), "--routing.retry_max_s", "0.5"]
+        settings = ["--routing.retry_max_s", "0.5", "--routing.capacity_object_frames_s", "1000"]
+        return [*words, "--metrics-port", str(self._service_metrics), *settings]
 
     def _last_words(self) -> str:
         return "\n".join("\n".join(log.read_text().splitlines()[-5:]) for log in self._folder.glob("*.log"))
