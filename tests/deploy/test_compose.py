@@ -39,7 +39,7 @@ def seconds(text: str) -> int:
 
 def front_config() -> Config:
     """As the front reads it: what the image sets, then what the file sets."""
-    environment = {}
+    environment: dict[str, str] = {}
     for rest in read_stages()["service"].all_of("ENV"):
         environment |= dict(re.findall(r"(MASKLET_\w+)=(\S+)", rest))
     return load_config(None, environment | SERVICES["front"]["environment"], {})

@@ -82,7 +82,7 @@ def test_an_image_says_how_it_is(name):
 
 
 def test_settings_in_the_images_are_settings_of_ours():
-    environment = {}
+    environment: dict[str, str] = {}
     for stage in STAGES.values():
         for rest in stage.all_of("ENV"):
             environment |= dict(re.findall(r"(MASKLET_\w+)=(\S+)", rest))
