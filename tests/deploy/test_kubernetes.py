@@ -14,6 +14,7 @@ import yaml
 from tests.deploy.dockerfile import chain, read_stages
 from tests.deploy.fleet import FOLDER, OVERLAYS, TIERS, container, manifests, of_kind, pod
 from tests.deploy.kustomize import Document, documents_in
+from tests.deploy.prometheus import run_tool
 
 from masklet.observability.metrics import Metrics
 
@@ -167,6 +168,42 @@ def test_the_adapter_and_keda_read_metrics_that_the_service_exports():
     assert len(queries) == 4
     for query in queries:
         assert set(re.findall(r"masklet_\w+", query)) <= exported
+
+
+def queries() -> dict[str, str]:
+    """Of the adapter, as it asks them, and of KEDA."""
+    found = {
+        name: rule["metricsQuery"].replace("<<.LabelMatchers>>", 'namespace="masklet"')
+        for name, rule in adapter_rules().items()
+    }
+    for name, scaled in of_kind("production-keda", "ScaledObject").items():
+        found[name] = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    return found
+
+
+def test_load_is_what_all_fronts_reserved_of_what_all_tritons_take(tmp_path):
+    """Two fronts, three Tritons that take 100 each: every front knows all Tritons, but only its own sessions."""
+    labels = '{namespace="masklet", pod="%s"}'
+    values = {
+        "session_load": (90, 120),
+        "session_capacity": (300, 300),
+        "sessions": (8, 24),
+        "sessions_limit": (64, 64),
+    }
+    series = [
+        {"series": f"masklet_{name}{labels % pod}", "values": str(value)}
+        for name, both in values.items()
+        for pod, value in zip("ab", both, strict=True)
+    ]
+    expected = {"masklet_load_ratio": 0.7, "masklet-triton": 0.7, "masklet_sessions_ratio": 0.25, "masklet-front": 0.25}
+    checks = [
+        {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": expected[name]}]}
+        for name, query in queries().items()
+    ]
+    test = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = run_tool("promtool", "test", "rules", "test.yml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
 
 
 def test_both_ways_to_scale_have_the_same_aims_and_pace():
