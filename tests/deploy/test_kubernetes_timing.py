@@ -78,7 +78,8 @@ def test_tritons_listen_where_the_manifests_say(overlay):
 def test_fronts_look_for_tritons_where_they_are(overlay, front_config):
     services = of_kind(overlay, "Service")
     (endpoint,) = front_config.triton.endpoints
-    _, name, port = endpoint.split(":")
+    _, host, port = endpoint.split(":")
+    name = host.split(".")[0]
     assert services[name]["spec"]["clusterIP"] == "None"
     assert int(port) in {one["port"] for one in services[name]["spec"]["ports"]}
 
