@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+
 from bench_report import Report, resident_bytes, spread
 from bench_runners import (
     Image,

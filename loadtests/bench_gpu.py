@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from bench_report import Report, spread
 from bench_runners import (
     Image,

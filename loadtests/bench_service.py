@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_report import spread
-from bench_runners import Image, Load, OurRunner, seeded_state, synthetic_frames
 from PIL import Image as Picture
 
 import masklet_client
+from bench_report import spread
+from bench_runners import Image, Load, OurRunner, seeded_state, synthetic_frames
 from masklet.model.checkpoint import save_checkpoint
 from masklet.types import TrackSettings
 

@@ -109,7 +109,7 @@ class Camera:
                 wait_s = self._refused(error, pause_s)
                 if wait_s is None:
                     return None
-            self._turn += 1
+            self._turn += wait_s > 0  # where the session was unknown, a new one may well be welcome
             await asyncio.sleep(wait_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         return None

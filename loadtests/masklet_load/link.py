@@ -34,10 +34,7 @@ class Link:
         """The answer to `open`. Raises what the server refused it with, or BackendUnavailable."""
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                try:
-                    await self._write(pb.TrackRequest(seq=1, open=wanted))
-                except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.InternalError):
-                    pass  # refused while it was written: reading says why
+                await self.write(pb.TrackRequest(seq=1, open=wanted))  # refused meanwhile: reading says why
                 response = await self.read()
         except TimeoutError:
             raise BackendUnavailable(f"{self.address} did not answer `open` within {OPEN_TIMEOUT_S:g} s") from None
@@ -48,7 +45,7 @@ class Link:
     async def write(self, request: pb.TrackRequest) -> bool:
         """Send; False if the call is over: the reader knows why."""
         try:
-            await self._write(request)
+            await send_request(self._call, request)
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError, grpc.aio.InternalError):
             return False
         return True
@@ -76,10 +73,7 @@ class Link:
         """Leave nothing behind."""
         self._cut = True
         self._call.cancel()
-        await self._channel.close()
-
-    async def _write(self, request: pb.TrackRequest) -> None:
-        await send_request(self._call, request)
+        await self._channel.close(None)
 
 
 def _cancelled() -> bool:

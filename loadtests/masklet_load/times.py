@@ -48,10 +48,9 @@ class Times:
 
     def spread(self) -> Spread:
         """The usual numbers."""
-        if not len(self):
-            return Spread(0, *([0.0] * 7))
-        quantiles = (self.quantile_ms(percent) for percent in (50, 90, 95, 99, 99.9))
-        return Spread(len(self), float(self._histogram.get_mean_value()) / 1e3, *quantiles, self.quantile_ms(100))
+        mean_ms = float(self._histogram.get_mean_value()) / 1e3 if len(self) else 0.0
+        p50, p90, p95, p99, p999, most = (self.quantile_ms(percent) for percent in (50, 90, 95, 99, 99.9, 100))
+        return Spread(len(self), mean_ms, p50, p90, p95, p99, p999, most)
 
     def encode(self) -> str:
         """All of it, in HdrHistogram's own format (base64)."""

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import pytest
+from tests.loadtests.conftest import load, scenario, service
+
+from masklet_load.report import Level, Summary, Verdict, summarise
+from masklet_load.run import Test as LoadTest
+from masklet_load.run import summaries
+from masklet_load.search import find_capacity
+from masklet_load.served import Served
+from masklet_load.tally import Moments, Tally
+from masklet_load.verdict import MET, MISSED, VOID, judge
+
+
+def empty() -> Summary:
+    return summarise(Tally(Moments(1.0)), scenario())
+
+
+@pytest.mark.parametrize(("limit", "first"), [(1, 1), (5, 1), (6, 4), (37, 1), (3, 64), (0, 2)])
+async def test_the_search_finds_the_limit(limit: int, first: int) -> None:
+    async def measure(streams: int) -> Level:
+        return Level(streams, Verdict(MET if streams <= limit else MISSED), empty())
+
+    capacity, levels, verdict = await find_capacity(measure, first=first, most=64)
+    assert (capacity, verdict) == (limit, Verdict(MET))
+    assert len(levels) == len({level.streams for level in levels}) <= 12
+
+
+async def test_the_search_stops_at_the_most_that_is_to_be_tried_and_says_so() -> None:
+    async def measure(streams: int) -> Level:
+        return Level(streams, Verdict(MET), empty())
+
+    capacity, levels, verdict = await find_capacity(measure, first=1, most=12)
+    assert (capacity, [level.streams for level in levels]) == (12, [1, 2, 4, 8, 12])
+    assert "12 streams, the most that were to be tried" in verdict.why[0]
+
+
+async def test_a_generator_that_is_too_slow_makes_the_result_void() -> None:
+    async def measure(streams: int) -> Level:
+        return Level(streams, Verdict(MET) if streams < 4 else Verdict(VOID, ("lag",)), empty())
+
+    capacity, _, verdict = await find_capacity(measure, first=1, most=12)
+    assert (capacity, verdict) == (2, Verdict(VOID, ("at 4 streams: lag",)))
+
+
+async def test_the_capacity_of_a_real_server_is_what_it_admits() -> None:
+    wanted = scenario(streams=1, rate_hz=5.0, slo_ms=60_000.0, drain_s=2.0)
+    with service(max_sessions=3) as served:
+        test = LoadTest("capacity", wanted, Served((served.address,)), 2, {})
+        report = await test.search(first=2, most=8, tell=lambda level: None)
+    assert (report.capacity, report.verdict.outcome) == (3, MET)
+    assert [level.streams for level in report.levels] == [2, 4, 3]
+    assert any("sessions refused" in why for why in report.levels[1].verdict.why)
+
+
+async def test_a_server_that_is_too_slow_misses_the_slo() -> None:
+    wanted = scenario(streams=4, rate_hz=20.0, slo_ms=300.0)  # 80 frames/s offered, 20 served
+    with service(step_s=0.05) as served:
+        summary = summaries(await load(wanted, served.address), wanted)["all"]
+    verdict = judge(summary, wanted)
+    assert verdict.outcome == MISSED
+    assert "p99 latency is" in verdict.why[0]
+
+
+async def test_the_generators_own_lag_makes_a_level_void() -> None:
+    wanted = scenario(streams=1, lag_ms=0.001)
+    with service() as served:
+        summary = summaries(await load(wanted, served.address), wanted)["all"]
+    assert judge(summary, wanted).outcome == VOID
