@@ -33,7 +33,7 @@ def test_a_list_is_said_once():
     async def scenario():
         found = discover(["a:1", "b:1"], dns_period_s=5.0)
         assert isinstance(found, ListedEndpoints)
-        assert [addresses async for addresses in found.watch()] == [{"a:1", "b:1"}]
+        assert [set(addresses) async for addresses in found.watch()] == [{"a:1", "b:1"}]
 
     simulate(scenario())
 
@@ -47,17 +47,17 @@ def test_changes_of_a_name_are_said_and_failures_are_not():
     async def scenario():
         names = Names("a:1", "b:1")
         watch = names.endpoints("c:1").watch()
-        assert await anext(watch) == {"a:1", "b:1", "c:1"}
+        assert set(await anext(watch)) == {"a:1", "b:1", "c:1"}
         loop = asyncio.get_running_loop()
         loop.call_later(10, setattr, names, "broken", True)
         loop.call_later(60, setattr, names, "addresses", frozenset(["b:1"]))
         loop.call_later(90, setattr, names, "broken", False)
         before_s = loop.time()
-        assert await anext(watch) == {"b:1", "c:1"}
+        assert set(await anext(watch)) == {"b:1", "c:1"}
         assert loop.time() - before_s >= 90
         names.addresses = frozenset()  # nothing is no news either
         loop.call_later(30, setattr, names, "addresses", frozenset(["d:1"]))
-        assert await anext(watch) == {"d:1", "c:1"}
+        assert set(await anext(watch)) == {"d:1", "c:1"}
         assert names.asked[0] == ("triton", 8001)
 
     simulate(scenario())

@@ -1,11 +1,12 @@
-"""Where endpoints come from: a fixed list, or names that are looked up again and again."""
+"""Where endpoints come from: a fixed list, names that are looked up again and again, or the Kubernetes API."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from enum import StrEnum
 from typing import Protocol
 
 _DNS = "dns:"
@@ -14,11 +15,22 @@ _LOG = logging.getLogger(__name__)
 Resolve = Callable[[str, int], Awaitable[frozenset[str]]]
 
 
+class Standing(StrEnum):
+    """What those who run an endpoint want of it."""
+
+    WANTED = "wanted"  # takes sessions
+    HELD = "held"  # keeps the sessions it has, takes no new ones
+    LEAVING = "leaving"  # is about to end: sessions move away
+
+
+Found = Mapping[str, Standing]  # by address, host:port
+
+
 class Discovery(Protocol):
     """Says which addresses (host:port) there are."""
 
-    def watch(self) -> AsyncIterator[frozenset[str]]:
-        """All addresses, at once and then whenever they have changed. It never raises; it may end."""
+    def watch(self) -> AsyncIterator[Found]:
+        """All addresses, at once and then whenever something has changed. It never raises; it may end."""
         ...
 
 
@@ -28,9 +40,9 @@ class ListedEndpoints:
     def __init__(self, addresses: Sequence[str]) -> None:
         self._addresses = frozenset(addresses)
 
-    async def watch(self) -> AsyncIterator[frozenset[str]]:
+    async def watch(self) -> AsyncIterator[Found]:
         """The list, once."""
-        yield self._addresses
+        yield _wanted(self._addresses)
 
 
 class DnsEndpoints:
@@ -58,7 +70,7 @@ class DnsEndpoints:
         self._period_s = period_s
         self._resolve = resolve or resolve_name
 
-    async def watch(self) -> AsyncIterator[frozenset[str]]:
+    async def watch(self) -> AsyncIterator[Found]:
         """Looks up for ever."""
         told: frozenset[str] | None = None
         while True:
@@ -67,7 +79,7 @@ class DnsEndpoints:
             found = self._listed.union(*self._known.values())
             if found != told:
                 told = found
-                yield found
+                yield _wanted(found)
             await asyncio.sleep(self._period_s)
 
     async def _look_up(self, name: str) -> None:
@@ -79,6 +91,33 @@ class DnsEndpoints:
             return
         if found:
             self._known[name] = found
+
+
+class JoinedEndpoints:
+    """What several discoveries find. Of an address that several name, the one who wants least of it is believed."""
+
+    def __init__(self, parts: Sequence[Discovery]) -> None:
+        self._parts = parts
+
+    async def watch(self) -> AsyncIterator[Found]:
+        """Watches all, for ever."""
+        found: dict[int, Found] = {}
+        changes: asyncio.Queue[None] = asyncio.Queue(1)
+
+        async def follow(number: int, part: Discovery) -> None:
+            async for found[number] in part.watch():
+                if changes.empty():
+                    changes.put_nowait(None)
+
+        tasks = [asyncio.create_task(follow(number, part)) for number, part in enumerate(self._parts)]
+        try:
+            while True:
+                await changes.get()
+                yield _joined(list(found.values()))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
 
 async def resolve_name(host: str, port: int) -> frozenset[str]:
@@ -94,6 +133,18 @@ def discover(endpoints: Sequence[str], *, dns_period_s: float) -> Discovery:
     if not names:
         return ListedEndpoints(listed)
     return DnsEndpoints(names, listed=listed, period_s=dns_period_s)
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    order = list(Standing)
+    joined: dict[str, Standing] = {}
+    for address, standing in sorted(item for part in parts for item in part.items()):
+        joined[address] = max(standing, joined.get(address, standing), key=order.index)
+    return joined
+
+
+def _wanted(addresses: frozenset[str]) -> Found:
+    return dict.fromkeys(sorted(addresses), Standing.WANTED)
 
 
 def _address(family: int, host: str, port: int) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from masklet.config import RoutingConfig
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
+from masklet.routing.discovery import Standing
 from masklet.routing.link import Link, RoutedTo, same_model, sing
 from masklet.types import ModelDescription
 
@@ -45,6 +46,7 @@ class Endpoint:
         link: the connection while there is one.
         error: why there is none.
         orphans: sessions that may have been left behind there, with an epoch above theirs: closed before it is used.
+        standing: what discovery says is wanted of it.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Endpoint:
         self.link: Link | None = None
         self.error: MaskletError | None = None
         self.orphans: dict[str, int] = {}
+        self.standing = Standing.WANTED
         self._make_backend = make_backend
         self._settings = settings
         self._expected = expected
@@ -80,9 +83,12 @@ class Endpoint:
         """Discovery no longer names it: it is drained, then `run` returns."""
         self._retired.set()
 
-    def revive(self) -> None:
-        """Discovery names it again."""
+    def stand(self, standing: Standing) -> None:
+        """Discovery names it, with this standing; new sessions stop at once, those it has move at the next look."""
         self._retired.clear()
+        self.standing = standing
+        if self.link is not None and standing is not Standing.WANTED:
+            self.link.draining = True
 
     def remember_orphan(self, session_id: str, epoch: int) -> None:
         """A session may be left behind here; `epoch` is above its own, and not above that of any copy still wanted."""
@@ -123,6 +129,7 @@ class Endpoint:
         refused = await self._within_time(backend.__aenter__())
         if refused is None:
             link = self.link = Link(self.address, backend)
+            link.draining = self.standing is not Standing.WANTED
             self._become(EndpointState.PROBATION)
             refused = await self._within_time(self._try(link))
             if refused is None:
@@ -174,9 +181,10 @@ class Endpoint:
                 if unreachable >= _UNREACHABLE_LOOKS:
                     link.fail(str(error))
                     continue
-            link.draining = self.is_retired or not ready
+            leaving = self.is_retired or not ready or self.standing is Standing.LEAVING
+            link.draining = leaving or self.standing is Standing.HELD
             self._become(EndpointState.DRAINING if link.draining else EndpointState.HEALTHY)
-            if link.draining and link.loads:
+            if leaving and link.loads:
                 await self._drain(link)
             if self.is_retired and not link.loads:
                 return

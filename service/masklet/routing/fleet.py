@@ -13,7 +13,7 @@ from typing import Self
 from masklet.config import RoutingConfig
 from masklet.errors import AdmissionRefused, BackendUnavailable, ConfigError
 from masklet.observability.metrics import Metrics
-from masklet.routing.discovery import Discovery
+from masklet.routing.discovery import Discovery, Standing
 from masklet.routing.endpoint import Endpoint, EndpointState
 from masklet.routing.link import Link, RoutedTo
 from masklet.types import ModelDescription
@@ -169,19 +169,19 @@ class Fleet:
         return "; ".join(reasons)[:1000]
 
     async def _follow(self) -> None:
-        async for addresses in self._discovery.watch():
-            _LOG.info("endpoints", extra={"addresses": ",".join(sorted(addresses))})
-            for address in sorted(addresses):
-                self._admit(address)
+        async for found in self._discovery.watch():
+            _LOG.info("endpoints", extra={"addresses": ",".join(sorted(found))})
+            for address, standing in sorted(found.items()):
+                if address in self._endpoints or standing is not Standing.HELD:
+                    self._admit(address).stand(standing)
             for address, endpoint in self._endpoints.items():
-                if address not in addresses:
+                if address not in found:
                     endpoint.retire()
             self.touch()
 
-    def _admit(self, address: str) -> None:
+    def _admit(self, address: str) -> Endpoint:
         if address in self._endpoints:
-            self._endpoints[address].revive()
-            return
+            return self._endpoints[address]
         endpoint = self._endpoints[address] = Endpoint(
             address,
             self._make_backend,
@@ -191,6 +191,7 @@ class Fleet:
             drain=self._drain,
         )
         self._running[address] = asyncio.create_task(self._run(endpoint))
+        return endpoint
 
     async def _run(self, endpoint: Endpoint) -> None:
         try:
