@@ -76,13 +76,13 @@ def build_peer(
     device: str = "cpu",
 ) -> Sam2VideoModel:
     """`Sam2VideoModel` with official weights `state`, ready to run."""
-    transformers_logging.set_verbosity_error()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     config = peer_config(variant, image_size)
     config._attn_implementation = "sdpa"
     model: Sam2VideoModel = Sam2VideoModel(config)
     model.train(False)
     model.load_state_dict(to_transformers(state), strict=True)
-    model.to(device=device, dtype=dtype)
+    model.to(device=device, dtype=dtype)  # type: ignore[call-arg]
     return model
 
 

@@ -102,7 +102,7 @@ def _of_video(path: Path) -> Iterator[Image.Image]:
     try:
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
-                yield frame.to_image()
+                yield frame.to_image()  # type: ignore[no-untyped-call]
     except (av.error.FFmpegError, IndexError) as error:
         raise ConfigError(f"source {path} cannot be read as video: {error}", field="source") from error
 

@@ -39,7 +39,7 @@ async def server_facts(served: Served) -> dict[str, str]:
     """What the first server says it is. Raises BackendUnavailable if it does not answer."""
     address = served.addresses[0]
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = SegmentationServiceStub(channel)  # type: ignore[call-arg]
+        stub = SegmentationServiceStub(channel)
         try:
             said = await stub.DescribeModel(pb.DescribeModelRequest(), timeout=_DESCRIBE_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:

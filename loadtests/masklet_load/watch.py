@@ -74,7 +74,7 @@ async def count_sessions(address: str) -> int:
     """Sessions a server has, detached ones included; -1 if it does not say."""
     count, token = 0, ""
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = SessionServiceStub(channel)  # type: ignore[call-arg]
+        stub = SessionServiceStub(channel)
         try:
             while True:
                 asked = session_pb2.ListSessionsRequest(page_size=1000, page_token=token)

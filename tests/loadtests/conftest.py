@@ -85,7 +85,7 @@ def scenario(**fields: Any) -> Scenario:
     """A small and short one, but for `fields`."""
     small = {"streams": 2, "rate_hz": 20.0, "duration_s": 1.0, "warm_up_s": 0.0, "height": 48, "width": 64}
     brief = {"clip_frames": 4, "drain_s": 3.0, "settle_s": 0.1, "policy": "block", "lag_ms": 1000.0}
-    return Scenario(**{**small, **brief, **fields})  # type: ignore[arg-type]
+    return Scenario(**{**small, **brief, **fields})
 
 
 async def load(wanted: Scenario, *addresses: str) -> Tallies:
