@@ -133,7 +133,9 @@ class TritonConfig:
 
     Attributes:
         endpoints: host:port of Triton's gRPC port, for the backend "triton"; several with commas between.
-            "dns:host:port" stands for all addresses of the name, looked up again and again.
+            "dns:host:port" stands for all addresses of the name, looked up again and again. "k8s:service:port" or
+            "k8s:service.namespace:port" stands for the pods behind a Kubernetes service, as its EndpointSlices say
+            (extra `kubernetes`); port is the pods', by number or by its name in the service.
         transport: how frames get there: "shm" (shared memory of one host), "raw" (RGB bytes), "jpeg" (lossy), "auto",
             which is shm if the model sees this host's, else raw.
         connect_timeout_s: how long to wait for a first Triton that is ready when the service starts.
@@ -213,6 +215,40 @@ class TracingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class KubernetesConfig:
+    """How the Kubernetes API is used; only with "k8s:" in triton.endpoints (RBAC: routing/kubernetes_rights.py).
+
+    Attributes:
+        kubeconfig: a kubeconfig file; empty: the pod's service account, or outside of a pod $KUBECONFIG or
+            ~/.kube/config.
+        namespace: of services that name none, and of the Lease; empty: the pod's own, or the kubeconfig's.
+        request_timeout_s: how long the API may take to connect and to answer; a watch may be silent for this much
+            longer than watch_timeout_s before it counts as dead.
+        watch_timeout_s: a watch is ended by the server after this, and begun anew; whole seconds.
+        resync_period_s: everything is listed anew this often, whatever the watch says.
+        retry_min_s: first pause after a failure; pauses double, with jitter.
+        retry_max_s: longest such pause, and the pause when access is denied.
+        deletion_cost: say on Triton's pods (controller.kubernetes.io/pod-deletion-cost) how many sessions they hold, so
+            that scaling in takes the emptiest. One service does so at a time, the holder of the Lease.
+        deletion_cost_period_s: how often it looks for changes worth writing.
+        lease_name: of the Lease.
+        lease_duration_s: a holder that was not heard of for this long has lost the Lease; whole seconds.
+    """
+
+    kubeconfig: str = ""
+    namespace: str = ""
+    request_timeout_s: float = 10.0
+    watch_timeout_s: int = 60
+    resync_period_s: float = 600.0
+    retry_min_s: float = 0.5
+    retry_max_s: float = 30.0
+    deletion_cost: bool = False
+    deletion_cost_period_s: float = 20.0
+    lease_name: str = "masklet-deletion-cost"
+    lease_duration_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything that can be set."""
 
@@ -223,3 +259,4 @@ class Config:
     triton: TritonConfig = field(default_factory=TritonConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)

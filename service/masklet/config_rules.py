@@ -30,7 +30,8 @@ def check_rule(key: str, value: object, source: str) -> None:
         raise ConfigError(f"{key} is {value!r}, must be {words} (from {source})", field=key)
 
 
-_ENDPOINT = r"(dns:)?(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{1,5}"
+_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"  # of Kubernetes' objects and ports
+_ENDPOINT = rf"(dns:)?(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{{1,5}}|k8s:{_NAME}(\.{_NAME})?:{_NAME}"
 
 
 def _endpoints(found: tuple[str, ...]) -> bool:
@@ -76,7 +77,10 @@ RULES: dict[str, _Rule] = {
     "session.lost_after_frames": _between(1, 1_000_000_000),
     "session.history_frames": _between(1, 1024),
     "session.max_conditioning_frames": _between(1, 65535),
-    "triton.endpoints": (_endpoints, "host:port or dns:host:port, or several with commas between"),
+    "triton.endpoints": (
+        _endpoints,
+        "host:port, dns:host:port or k8s:service.namespace:port, or several with commas between",
+    ),
     "triton.transport": _one_of("auto", "shm", "raw", "jpeg"),
     "triton.connect_timeout_s": _between(0, _DAY_S),
     "triton.max_sessions": _between(1, 65535),
@@ -100,4 +104,13 @@ RULES: dict[str, _Rule] = {
     "tracing.endpoint": _matching(
         r"https?://(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", "http://host:port or https://host:port"
     ),
+    "kubernetes.namespace": _matching(rf"({_NAME})?", "a namespace or empty"),
+    "kubernetes.request_timeout_s": _between(0.1, 3600),
+    "kubernetes.watch_timeout_s": _between(1, 3600),
+    "kubernetes.resync_period_s": _between(1, _DAY_S),
+    "kubernetes.retry_min_s": _between(0.001, 3600),
+    "kubernetes.retry_max_s": _between(0.001, 3600),
+    "kubernetes.deletion_cost_period_s": _between(1, 3600),
+    "kubernetes.lease_name": _matching(rf"{_NAME}(\.{_NAME})*", "a name of a Kubernetes object"),
+    "kubernetes.lease_duration_s": _between(3, 3600),
 }
