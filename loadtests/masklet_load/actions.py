@@ -39,8 +39,8 @@ class Part(Protocol):
     """A process that was started for the test."""
 
     @property
-    def pid(self) -> int:
-        """Its id."""
+    def victim(self) -> int:
+        """The id of the process that signals are meant for."""
 
     async def start(self) -> None:
         """Start it again; returns once it is ready."""
@@ -97,7 +97,7 @@ async def _perform(action: Action, parts: Mapping[str, Part]) -> str:
     if action.verb == "start":
         await parts[action.target].start()
         return "ready"
-    pid = parts[action.target].pid if action.target in parts else int(action.target)
+    pid = parts[action.target].victim if action.target in parts else int(action.target)
     try:
         os.kill(pid, signal.Signals[f"SIG{action.verb}"])
     except (ProcessLookupError, PermissionError) as error:

@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from masklet.errors import BackendUnavailable
 from masklet_client.serving import wait_until_serving
 
@@ -55,6 +57,17 @@ class Process:
     def pid(self) -> int:
         """Its id."""
         return self._process.pid if self._process else -1
+
+    @property
+    def victim(self) -> int:
+        """The process that signals are meant for: Triton itself, not what launched it."""
+        if self._arguments[0] != "triton":
+            return self.pid
+        try:
+            children = psutil.Process(self.pid).children()
+        except (psutil.Error, ValueError):
+            children = []
+        return children[0].pid if children else self.pid
 
     async def start(self) -> None:
         """Start it, after stopping the one before. Raises BackendUnavailable if it does not become ready."""
