@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ from tests.training.datasets.samples import (
 )
 
 from masklet.cli import main
+from masklet.cli.own_triton import own_triton
+from masklet.config import ModelConfig
 from masklet.model import VARIANTS, HieraConfig, SAM2Config, build
 from masklet.model.checkpoint import save_checkpoint
 from masklet_client.source import open_source
 
 FAKE = ["--backend", "fake"]
+TRITON = ["--backend", "triton", "--triton"]
 MINI = ["--variant", "mini", "--device", "cpu", "--precision", "float32", "--threads", "1"]
 
 
@@ -36,6 +40,13 @@ def mini(monkeypatch: pytest.MonkeyPatch):
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def triton() -> Iterator[str]:
+    """Where a Triton is that runs NANO."""
+    with own_triton(NANO) as endpoint:
+        yield endpoint
 
 
 def scores(tmp_path: Path, *words: str) -> dict:
@@ -85,6 +96,33 @@ def test_synthetic_clips_are_drawn_by_seed(tmp_path, capsys):
         "[1/2] synthetic-000003",
         "[2/2] synthetic-000004",
     ]
+
+
+NANO = ModelConfig(variant="nano", input_size=64, device="cpu", precision="float32", threads=1)
+NANO_WORDS = ["--variant=nano", "--input-size=64", "--device=cpu", "--precision=float32", "--threads=1"]
+
+
+@pytest.mark.triton
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mode", ["semi", "offline"])
+def test_triton_s_scores_are_those_of_the_embedded_engine(tmp_path, triton, mode):
+    data = str(write_davis(tmp_path / "data", names=("bear",), frames=4))
+    words = ["--data", data, "--mode", mode, "--prompted-frames", "2"]
+    here = scores(tmp_path, *words, *NANO_WORDS)
+    there = scores(tmp_path, *words, *TRITON, triton)
+    assert (here["model"].pop("backend"), there["model"].pop("backend")) == ("embedded", "triton")
+    assert there["model"] == here["model"] and there["model"]["weights_sha256"]
+    assert there["mean"] == here["mean"]
+
+
+@pytest.mark.slow
+@pytest.mark.triton
+@pytest.mark.timeout(300)
+def test_a_triton_of_one_s_own_runs_what_was_asked_for(tmp_path):
+    data = ["--data", str(write_davis(tmp_path / "data", names=("bear",), frames=3)), "--mode", "clicks"]
+    here, there = (scores(tmp_path, *data, *NANO_WORDS, "--backend", name) for name in ("embedded", "triton"))
+    assert there["mean"] == here["mean"]
+    assert there["model"]["input_size"] == 64
 
 
 def test_the_first_sequences_only(tmp_path):
@@ -141,6 +179,9 @@ def test_a_checkpoint_of_another_variant_is_one_clear_error(tmp_path, capsys):
         (["--data", "synthetic", "--sequences", "-1"], "--sequences is -1, must be at least 0"),
         (["--data", "synthetic:0-0", "--input-size", "50"], "model.input_size is 50, must be 0, or divisible by 32"),
         (["--data", "synthetic:0-0", "--variant", "huge"], "unknown model variant 'huge'"),
+        (["--data", "synthetic:0-0", "--triton", "a:8001"], "only --backend triton uses, not embedded"),
+        (["--data", "synthetic:0-0", *TRITON, "here"], "triton.endpoints is ('here',), must be host:port"),
+        (["--data", "synthetic:0-0", *TRITON, "a:1", "--input-size", "64"], "--input-size is 64, but the Triton that"),
         (["--data", "synthetic:0-0", "--json", "/dev/null/x.json", *FAKE], "/dev/null/x.json: cannot be written"),
     ],
 )

@@ -10,10 +10,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from masklet.backends.base import Backend
+from masklet.cli.evaluation_backend import add_model_arguments, open_backend
 from masklet.cli.evaluation_data import add_data_arguments, min_area_px, open_data
-from masklet.config import ModelConfig
-from masklet.config_rules import check_rule
 from masklet.errors import ConfigError
 from masklet.training.datasets import VideoSequence
 from masklet.training.evaluation import MODES, EvaluationSettings, Report, evaluate, format_table
@@ -22,7 +20,6 @@ from masklet.training.evaluation.scores import SequenceScore
 from masklet.training.evaluation.settings import unwatched
 from masklet.types import ModelDescription
 
-_MODEL = ModelConfig()
 _INTERACTIVE = EvaluationSettings()
 
 
@@ -38,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--mode", choices=MODES, default="semi", help="default: %(default)s")
     add_data_arguments(parser)
     _add_prompt_arguments(parser)
-    _add_model_arguments(parser)
+    add_model_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores there, object by object")
     parser.add_argument("--save-overlays", type=Path, metavar="DIR", help="write videos there: answer beside truth")
     parser.set_defaults(run=run)
@@ -56,17 +53,6 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="modes online and offline (default: %(default)s; the SAM 2 paper: 8)",
     )
-
-
-def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("model")
-    group.add_argument("--backend", choices=["embedded", "fake"], default="embedded", help="default: %(default)s")
-    group.add_argument("--variant", default=_MODEL.variant, help="default: %(default)s")
-    group.add_argument("--weights", default="", metavar="FILE", help="a checkpoint (default: random weights)")
-    group.add_argument("--device", default=_MODEL.device, help="cpu, cuda, cuda:N or auto (default: %(default)s)")
-    group.add_argument("--precision", default=_MODEL.precision, help="float32, bfloat16 or auto (default: %(default)s)")
-    group.add_argument("--input-size", type=int, default=0, metavar="PX", help="default: the variant's own")
-    group.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,25 +86,11 @@ async def _evaluate(
             from masklet.cli.evaluation_overlay import OverlayFiles
 
             watch = held.enter_context(OverlayFiles(args.save_overlays)).show
-        async with _backend(args) as backend:
+        async with open_backend(args) as backend:
             report = await evaluate(
                 backend, sequences, args.mode, settings=settings, progress=progress.show, watch=watch
             )
             return report, None if args.mode == "truth" else backend.describe()
-
-
-def _backend(args: argparse.Namespace) -> Backend:
-    """What computes; the truth needs no model, so none is loaded for it."""
-    if args.backend == "fake" or args.mode == "truth":
-        from masklet.backends.fake import FakeBackend
-
-        return FakeBackend()
-    from masklet.backends.embedded import EmbeddedBackend
-
-    wanted = ("variant", "weights", "device", "precision", "input_size", "threads")
-    for key in wanted:
-        check_rule(f"model.{key}", getattr(args, key), "the command line")
-    return EmbeddedBackend(ModelConfig(**{key: getattr(args, key) for key in wanted}))
 
 
 class _Progress:

@@ -8,11 +8,11 @@ import hashlib
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from masklet.backends.base import Backend
-from masklet.backends.triton_server import TritonOptions, TritonServer, model_environment
+from masklet.cli.own_triton import own_triton
 from masklet.config import ModelConfig
 from masklet.errors import ConfigError, MaskletError
 from masklet.types import ModelDescription
@@ -20,7 +20,6 @@ from masklet.verification.replay import Differences, ObservedBackend, Replay
 from masklet.verification.scenario import Scenario, find_scenarios, read_scenario, write_weights
 
 TOLERANCES = Differences(logits=0.02, object_score=0.002, pointer=0.001)
-_READY_S = 120.0
 _HEADER = f"{'scenario':<52} {'frames':>6} {'logits':>9} {'score':>9} {'pointer':>9} {'s':>6}  verdict"
 
 
@@ -81,7 +80,7 @@ async def _backend(scenario: Scenario, args: argparse.Namespace, folder: Path) -
         device=args.device,
         precision=args.precision,
     )
-    async with _embedded(config) if args.backend == "embedded" else _triton(config, args.triton, folder) as backend:
+    async with _embedded(config) if args.backend == "embedded" else _triton(config, args.triton) as backend:
         yield backend
 
 
@@ -92,18 +91,12 @@ def _embedded(config: ModelConfig) -> Backend:
 
 
 @asynccontextmanager
-async def _triton(config: ModelConfig, endpoint: str | None, folder: Path) -> AsyncIterator[Backend]:
+async def _triton(config: ModelConfig, endpoint: str | None) -> AsyncIterator[Backend]:
     """Over a Triton of the scenario's own, unless `endpoint` names one."""
     from masklet.backends.triton import TritonBackend
 
-    with ExitStack() as stack:
-        if endpoint is None:
-            options = TritonOptions(
-                gpu=config.device.startswith("cuda"), environment=model_environment(config), log=folder / "triton.log"
-            )
-            server = stack.enter_context(TritonServer(options))
-            server.wait_ready(_READY_S)
-        async with TritonBackend(endpoint or server.endpoint) as backend:
+    with nullcontext(endpoint) if endpoint else own_triton(config) as address:
+        async with TritonBackend(address) as backend:
             if endpoint:
                 _check_model(backend.describe(), config)
             yield backend
