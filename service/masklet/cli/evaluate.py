@@ -30,7 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="score masks on annotated video",
         description="Score masks on annotated video, through any backend. Modes: semi: the first mask of every object "
         "is given (J, F as in DAVIS); clicks: IoU on single frames after some clicks; online: one pass that pauses to "
-        "correct poor frames; offline: several passes that each correct the poorest frame; truth: the truth itself.",
+        "correct poor frames; offline: several passes that each correct the poorest frame of the one before, with "
+        "prompted frames shown first; truth: the truth itself.",
     )
     parser.add_argument("--mode", choices=MODES, default="semi", help="default: %(default)s")
     add_data_arguments(parser)

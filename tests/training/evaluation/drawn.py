@@ -14,13 +14,15 @@ SIZE = (40, 64)
 
 
 def clip_of(*paths: list[int | None]) -> Clip:
-    """One 10 x 10 square per path: its left edge on every frame, None where it is hidden."""
+    """One 10 x 10 square per path: its left edge on every frame, None where hidden. Pixels say which frame it is."""
     masks = np.zeros((len(paths[0]), len(paths), *SIZE), bool)
     for number, path in enumerate(paths):
         for index, left in enumerate(path):
             if left is not None:
                 masks[index, number, 2 + 13 * number : 12 + 13 * number, left : left + 10] = True
-    return Clip(np.zeros((len(masks), *SIZE, 3), np.uint8), masks)
+    frames = np.zeros((len(masks), *SIZE, 3), np.uint8)
+    frames[:] = np.arange(len(masks))[:, None, None, None]
+    return Clip(frames, masks)
 
 
 def sequence_of(*paths: list[int | None], name: str = "drawn") -> ClipSequence:
@@ -40,32 +42,36 @@ class SparseSequence(ClipSequence):
 
 
 class ForgetfulTracker:
-    """Answers frames it was told something about with the truth, and later ones with what `recall` makes of it.
+    """Answers frames it was told something about with the truth, and others with what `recall` makes of it.
 
-    `recall(truth, age)`: [H, W] of the frame, frames since the object was last prompted. Clicks below `clicks_needed`
-    on a frame are answered with nothing. `told` lists (session, frame, object id) of every prompt.
+    `recall(truth, age)`: [H, W] of the frame, frames from the nearest that the object was prompted on so far. Clicks
+    below `clicks_needed` on a frame are answered with nothing. `told` lists (session, frame, object id) of every
+    prompt, `shown` (session, frame) of every frame.
     """
 
     def __init__(self, clip: Clip, recall: Callable[[np.ndarray, int], np.ndarray], *, clicks_needed: int = 1) -> None:
         self._clip, self._recall, self._clicks_needed = clip, recall, clicks_needed
-        self._last: dict[int, int] = {}
+        self._prompted: dict[int, set[int]] = {}
         self._clicks: dict[tuple[int, int], int] = {}
         self.told: list[tuple[int, int, int]] = []
+        self.shown: list[tuple[int, int]] = []
         self.sessions = self.open_sessions = 0
 
     async def open(self, session_id: str, settings: TrackSettings) -> None:
-        self._last, self._clicks = {}, {}
+        self._prompted, self._clicks = {}, {}
         self.sessions += 1
         self.open_sessions += 1
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
-        index = request.frame_seq - 1
+        if request.image is not None:
+            self.shown.append((self.sessions, int(request.image[0, 0, 0])))
+        index = self.shown[-1][1]
         for prompt in request.prompts:
             self.told.append((self.sessions, index, prompt.object_id))
             key = (index, prompt.object_id)
             self._clicks[key] = self._clicks.get(key, 0) + 1
-            self._last[prompt.object_id] = index
-        shown = self._last if request.image is not None else {prompt.object_id for prompt in request.prompts}
+            self._prompted.setdefault(prompt.object_id, set()).add(index)
+        shown = self._prompted if request.image is not None else {prompt.object_id for prompt in request.prompts}
         return StepResult(request.frame_seq, tuple(self._answer(one, index) for one in sorted(shown)))
 
     async def close(self, session_id: str) -> None:
@@ -73,7 +79,7 @@ class ForgetfulTracker:
 
     def _answer(self, object_id: int, index: int) -> ObjectMask:
         truth = self._clip.masks[index, object_id - 1]
-        age = index - self._last[object_id]
+        age = min(abs(index - prompted) for prompted in self._prompted[object_id])
         if not age and self._clicks.get((index, object_id), self._clicks_needed) < self._clicks_needed:
             return ObjectMask(object_id, np.zeros_like(truth), -1.0, 0.0)
         return ObjectMask(object_id, self._recall(truth, age), 1.0, 1.0)

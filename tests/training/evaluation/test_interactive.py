@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
+from tests.training.conftest import drifting_squares
 from tests.training.evaluation.drawn import ForgetfulTracker, clip_of, forgets_after
 
+from masklet.backends.embedded import EmbeddedBackend
+from masklet.config import ModelConfig
 from masklet.errors import BackendError
 from masklet.training.datasets.clip_sequence import ClipSequence
 from masklet.training.evaluation import EvaluationSettings, View, evaluate
+from masklet.training.evaluation.one_object import Clicks, Pass, Target
+from masklet.training.evaluation.tracking import OFFLINE
 
 TWELVE: list[int | None] = [20] * 12
 
@@ -68,6 +73,51 @@ async def test_online_pauses_below_three_quarters_and_offline_at_the_lowest():
     await run("offline", clip, offline, prompted_frames=2)
     assert prompted(online)[2] == [0, 5]
     assert prompted(offline)[2] == [0, 7]
+
+
+def shown(tracker, session: int) -> list[int]:
+    return [frame for one, frame in tracker.shown if one == session]
+
+
+async def test_offline_shows_prompted_frames_first_so_that_they_help_earlier_ones():
+    clip = clip_of([20] * 7)
+    tracker = ForgetfulTracker(clip, worse_at({4: 4, 5: 6, 6: 5}))  # frame 5 is the worst, 3 frames around are good
+    report, views = await run("offline", clip, tracker, prompted_frames=3)
+    assert [shown(tracker, session) for session in (1, 2, 3)] == [
+        [0, 1, 2, 3, 4, 5, 6],
+        [0, 5, 1, 2, 3, 4, 6],
+        [0, 5, 1, 2, 3, 4, 6],  # nothing is wrong any more, so no further frame is prompted
+    ]
+    assert curve(report)[1:] == [1, 1]
+    assert [view.note.split(",")[0] for view in views[7:14]] == [f"frame {index}" for index in range(7)]
+
+
+async def test_online_shows_every_frame_once_and_in_order():
+    clip = clip_of([20] * 7)
+    tracker = ForgetfulTracker(clip, worse_at({4: 4, 5: 6}))
+    await run("online", clip, tracker, prompted_frames=2)
+    assert shown(tracker, 1) == shown(tracker, 2) == list(range(7))
+
+
+async def offline_pass(backend, target: Target, first: tuple[int, ...], clicks: Clicks) -> tuple[Clicks, np.ndarray]:
+    """One that adds clicks on the last of the frames shown first: all clicks, and the answers, [T, H, W]."""
+    one = Pass(target, lambda index, iou: index == first[-1] != 0, first, dict(clicks))
+    views: list[View] = []
+    await one.run(backend, "pass", settings=OFFLINE, watch=views.append)
+    return one.clicks, np.concatenate([view.answer for view in views])
+
+
+async def test_what_a_network_answered_on_prompted_frames_stays_in_later_passes():
+    clip = drifting_squares(3, frames=6, objects=1)
+    target = Target(ClipSequence("c", lambda: clip), 0, 0, clicks_per_frame=3)
+    config = ModelConfig("mini", "random", seed=2, device="cpu", precision="float32", threads=1)
+    async with EmbeddedBackend(config) as real:
+        clicks, first = await offline_pass(real, target, (0,), {})
+        clicks, second = await offline_pass(real, target, (0, 4), clicks)
+        clicks, third = await offline_pass(real, target, (0, 4, 2), clicks)
+    assert {index: len(made) for index, made in clicks.items()} == {0: 3, 4: 3, 2: 3}
+    assert np.array_equal(first[0], second[0]) and np.array_equal(second[[0, 4]], third[[0, 4]])
+    assert not np.array_equal(first[1:4], second[1:4])  # what was said on frame 4 was heard on those before
 
 
 async def test_a_frame_gets_no_more_clicks_than_allowed():

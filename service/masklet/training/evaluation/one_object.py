@@ -9,9 +9,9 @@ from masklet.training.clicks import INCLUDE, Point, corrective_click, first_clic
 from masklet.training.datasets.base import VideoSequence
 from masklet.training.evaluation.scores import FrameScores
 from masklet.training.evaluation.settings import View, Watch
-from masklet.training.evaluation.tracking import INTERACTIVE, Session, Tracker, click_prompt, opened
+from masklet.training.evaluation.tracking import Session, Tracker, click_prompt, opened
 from masklet.training.metrics import region_similarity
-from masklet.types import ImageArray, MaskArray
+from masklet.types import ImageArray, MaskArray, TrackSettings
 
 Clicks = dict[int, list[tuple[Point, int]]]
 """By frame: (x, y) and label, in the order they were made."""
@@ -38,6 +38,8 @@ class Pass:
 
     Attributes:
         target: what is followed.
+        shown_first: frames that are shown before all others, in this order, and then not again; their answers count in
+            their places.
         wants: whether to add corrective clicks to a frame, from its index and the IoU of its answer; the first frame
             gets its clicks in any case, frames on which the object does not show never do.
         clicks: those to repeat; then also those that were added.
@@ -47,22 +49,25 @@ class Pass:
 
     target: Target
     wants: Callable[[int, float], bool]
+    shown_first: tuple[int, ...] = ()
     clicks: Clicks = field(default_factory=dict)
     ious: dict[int, float] = field(default_factory=dict)
     scores: FrameScores = field(default_factory=FrameScores)
 
-    async def run(self, tracker: Tracker, name: str, watch: Watch) -> None:
+    async def run(self, tracker: Tracker, name: str, *, settings: TrackSettings, watch: Watch) -> None:
         """Follow the object to the end of the video, in a session of its own; `name` is for `watch`."""
-        target = self.target
-        async with opened(tracker, INTERACTIVE) as session:
-            for index in range(target.start, target.sequence.frame_count):
-                image, truth = target.sequence.frame(index), target.truth(index)
-                answer = await self._frame(session, image, truth, index)
+        sequence = self.target.sequence
+        async with opened(tracker, settings) as session:
+            early = {index: await self._frame(session, sequence.frame(index), index) for index in self.shown_first}
+            for index in range(self.target.start, sequence.frame_count):
+                image, truth = sequence.frame(index), self.target.truth(index)
+                answer = early.pop(index) if index in early else await self._frame(session, image, index)
                 if truth is not None:
                     self._score(truth, answer, index)
                 watch(self._view(name, image, truth, answer, index))
 
-    async def _frame(self, session: Session, image: ImageArray, truth: MaskArray | None, index: int) -> MaskArray:
+    async def _frame(self, session: Session, image: ImageArray, index: int) -> MaskArray:
+        truth = self.target.truth(index)
         begins = index == self.target.start and index not in self.clicks
         if begins:
             assert truth is not None

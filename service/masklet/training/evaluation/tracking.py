@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ SEMI_SUPERVISED = TrackSettings(
 """As a stream with profile `vos` is tracked: live, so that the length of the video is not known."""
 INTERACTIVE = TrackSettings(profile=Profile.INTERACTIVE, history_frames=1)
 """As a stream with profile `interactive` is tracked."""
+OFFLINE = replace(INTERACTIVE, max_conditioning_frames=None)
+"""The same for a client that has the whole video and wants all prompted frames attended to, as the paper does."""
 
 
 class Tracker(Protocol):
