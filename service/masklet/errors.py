@@ -22,6 +22,7 @@ MaskletError
  |   +- SessionClosed          ended by an operator                               SESSION_CLOSED
  +- AccessDenied               token missing, forged or of another tenant         ACCESS_DENIED
  +- AdmissionRefused           no room; try later                                 ADMISSION_REFUSED
+ |   +- OverCapacity           too many objects times frames per second           OVER_CAPACITY
  +- ServerDraining             going away; try another                            SERVER_DRAINING
  +- BackendError               the backend failed on this request                 BACKEND_FAILED
      +- BackendUnavailable     the backend cannot be reached                      BACKEND_UNAVAILABLE
@@ -190,6 +191,12 @@ class AdmissionRefused(MaskletError):
 
     reason = "ADMISSION_REFUSED"
     retryable = True
+
+
+class OverCapacity(AdmissionRefused):
+    """What is asked for would take more objects times frames per second than is left beside those admitted before."""
+
+    reason = "OVER_CAPACITY"
 
 
 class ServerDraining(MaskletError):

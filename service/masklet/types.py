@@ -146,6 +146,8 @@ class TrackSettings:
         history_frames: answered frames that may still be corrected.
         video_frames: length of the whole video if it is known. The reference spreads the distances of object pointers
             over min(video_frames, 16) frames, so a shorter clip is tracked a little differently. None: a live stream.
+        frame_rate_hz: frames per second its client means to send; 0: it did not say. For admission only: tracking does
+            not depend on it, hence equality does not.
     """
 
     profile: Profile = Profile.INTERACTIVE
@@ -154,6 +156,7 @@ class TrackSettings:
     fill_hole_area: int = 8
     history_frames: int = 1
     video_frames: int | None = None
+    frame_rate_hz: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -232,12 +235,14 @@ class BankSummary:
         object_ids: the objects tracked, rising.
         history: the frames that may still be corrected, oldest first.
         origin: how the bank came to be where it is.
+        settings: how the session is tracked; None: not said.
     """
 
     last_frame_seq: int = 0
     object_ids: tuple[int, ...] = ()
     history: tuple[int, ...] = ()
     origin: StateOrigin = StateOrigin.INTACT
+    settings: TrackSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +260,20 @@ class ModelDescription:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """What a backend holds and has done."""
+    """What a backend holds and has done.
+
+    Attributes:
+        sessions: memory banks held.
+        bank_bytes: of all of them.
+        batches: engine batches so far.
+        batched_steps: steps in them.
+        load: objects times frames per second of all sessions: made or reserved, whichever is more.
+        capacity: how much of that it takes; 0: not known, or not limited.
+    """
 
     sessions: int
     bank_bytes: int
     batches: int
     batched_steps: int
+    load: float = 0.0
+    capacity: float = 0.0

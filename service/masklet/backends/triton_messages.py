@@ -115,12 +115,14 @@ class ModelFacts:
         max_sessions: sessions it takes at a time.
         idle_timeout_s: a session without requests for this long is forgotten.
         sees_probe: whether the model sees the shared memory of the call's `probe`.
+        capacity: objects times frames per second it was measured to make; 0: not measured.
     """
 
     description: ModelDescription
     max_sessions: int
     idle_timeout_s: float
     sees_probe: bool = False
+    capacity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,6 +184,14 @@ def _size(fields: Fields) -> Size:
     return fields.integer("height", 1, _MAX_SIDE), fields.integer("width", 1, _MAX_SIDE)
 
 
+def _pace(fields: Fields, name: str) -> float:
+    """Per second, at least 0; 0 if it is not there, as from an older version."""
+    value = fields.optional_number(name) or 0.0
+    if value < 0:
+        raise BackendError(f"{name} is {value}, must be at least 0")
+    return value
+
+
 def _frame_fields(frame: SentFrame, arrays: dict[str, AnyArray]) -> dict[str, object]:
     if frame.payload is not None:
         arrays["frame"] = frame.payload
@@ -202,6 +212,7 @@ def _settings(fields: Fields) -> TrackSettings:
         fill_hole_area=fields.integer("fill_hole_area", 0, _MAX_COUNT),
         history_frames=fields.integer("history_frames", 0, _MAX_COUNT),
         video_frames=fields.optional_integer("video_frames", 1, _MAX_COUNT),
+        frame_rate_hz=_pace(fields, "frame_rate_hz"),
     )
 
 
@@ -327,15 +338,18 @@ def check_result(result: StepResult, request: StepRequest, input_size: int) -> N
 
 def _stats(fields: Fields) -> BackendStats:
     names = ("sessions", "bank_bytes", "batches", "batched_steps")
-    return BackendStats(*(fields.integer(name, 0, _MAX_COUNT) for name in names))
+    counts = (fields.integer(name, 0, _MAX_COUNT) for name in names)
+    return BackendStats(*counts, load=_pace(fields, "load"), capacity=_pace(fields, "capacity"))
 
 
 def _bank(fields: Fields) -> BankSummary:
+    settings = fields.inner("settings")
     return BankSummary(
         last_frame_seq=fields.integer("last_frame_seq", 0, _MAX_COUNT),
         object_ids=fields.integers("object_ids", 0, _MAX_ID),
         history=fields.integers("history", 0, _MAX_COUNT),
         origin=fields.choice("origin", StateOrigin),
+        settings=_settings(settings) if settings else None,
     )
 
 
@@ -355,4 +369,5 @@ def _facts(fields: Fields) -> ModelFacts:
         fields.integer("max_sessions", 1, _MAX_COUNT),
         fields.number("idle_timeout_s"),
         fields.flag("sees_probe"),
+        _pace(fields, "capacity"),
     )

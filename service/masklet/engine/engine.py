@@ -86,7 +86,8 @@ class Engine:
         """What a session holds. Raises SessionStateLost if it is not open."""
         state = self._session(session_id)
         history = tuple(frame.frame_seq for frame in state.past.values())
-        return BankSummary(history[-1] if history else 0, tuple(sorted(state.objects)), history)
+        last = history[-1] if history else 0
+        return BankSummary(last, tuple(sorted(state.objects)), history, settings=state.settings)
 
     def export_state(self, session_id: str) -> bytes:
         """A session's whole state. Raises SessionStateLost if it is not open."""

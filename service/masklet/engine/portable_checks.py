@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -57,7 +58,7 @@ def check_tensors(structure: Mapping[str, Any], tensors: Mapping[str, Tensor], c
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     names = {field.name for field in fields(TrackSettings)}
-    if settings.keys() != names:
+    if settings.keys() | {"frame_rate_hz"} != names:  # states of older versions do not have it
         raise ValueError(f"settings are {sorted(settings)}, expected {sorted(names)}")
     Profile(settings["profile"])
     _check_int("history_frames", settings["history_frames"], 0, MAX_HISTORY_FRAMES)
@@ -67,6 +68,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
         _check_int("max_conditioning_frames", settings["max_conditioning_frames"], 0, MAX_CONDITIONING_FRAMES)
     if settings["video_frames"] is not None:
         _check_int("video_frames", settings["video_frames"], 1, _MAX_INT)
+    _check_rate("frame_rate_hz", settings.get("frame_rate_hz", 0.0))
 
 
 def _check_object(described: Mapping[str, Any], structure: Mapping[str, Any], past: set[int]) -> None:
@@ -137,6 +139,11 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 def _check_bool(name: str, value: object) -> None:
     if type(value) is not bool:
         raise ValueError(f"{name} is {value!r:.40}, expected true or false")
+
+
+def _check_rate(name: str, value: object) -> None:
+    if type(value) not in (int, float) or not 0 <= value < math.inf:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r}, must be finite and at least 0")
 
 
 def _check_distinct(name: str, values: list[int]) -> None:
