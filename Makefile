@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
 	@test -x $(PY) || $(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,load,tracing,dev]'
+	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,kubernetes,load,tracing,dev]'
 	@test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/pip install -q --disable-pip-version-check --no-deps -c constraints.txt nvidia-pytriton
 	@touch $@
 

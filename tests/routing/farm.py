@@ -119,6 +119,10 @@ class Client:
     def stats(self) -> BackendStats:
         return self.place.backend.stats()
 
+    async def ask_stats(self) -> BackendStats:
+        await self.place.call()
+        return self.stats()
+
     def location(self, session_id: str) -> str:
         return ""
 

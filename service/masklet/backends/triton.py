@@ -130,6 +130,12 @@ class TritonBackend:
         """What the model holds, for all its clients, as of its newest answer to this one."""
         return self._stats
 
+    async def ask_stats(self) -> BackendStats:
+        """What the model holds, for all its clients, asked now."""
+        name, call = uuid.uuid4().hex, Call(Operation.STAT)
+        await self._run(_Owned(FIRST_EPOCH), lambda: self._ask(name, call, start=True, end=True))
+        return self._stats
+
     @property
     def max_sessions(self) -> int:
         """Memory banks the model takes, of all its clients."""

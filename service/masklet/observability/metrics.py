@@ -58,6 +58,7 @@ class Metrics:
         self._add_freshness()
         self._add_capacity()
         self._add_service()
+        self._add_kubernetes()
         self._add_process()
 
     def _add_frames(self) -> None:
@@ -164,6 +165,17 @@ class Metrics:
         self.trace_spans = self._counter("trace_spans", "Spans sent to the collector, or lost with it.", "outcome")
         _begin(self.trace_spans, product(["sent", "lost"]))
         self.build_info = Info("masklet_build", "The service's build, and what it runs.", registry=self.registry)
+
+    def _add_kubernetes(self) -> None:
+        self.kubernetes_synced = self._gauge(
+            "kubernetes_synced_time_seconds", "When the API last confirmed what is known of pods, Unix time; 0: never."
+        )
+        self.kubernetes_errors = self._counter(
+            "kubernetes_errors", "Requests to the Kubernetes API that failed.", "operation", "reason"
+        )
+        _begin(self.kubernetes_errors, product(["list", "watch"], ["unreachable", "denied", "gone"]))
+        self.kubernetes_leader = self._gauge("kubernetes_leader", "1 while this service writes deletion costs.")
+        self.kubernetes_deletion_costs = self._counter("kubernetes_deletion_costs", "Deletion costs written on pods.")
 
     def _add_process(self) -> None:
         """Under the names that every Python service has for them, but for the threads, which none has."""

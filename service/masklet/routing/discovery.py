@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Protocol
 
 _DNS = "dns:"
+_KUBERNETES = "k8s:"
 _LOG = logging.getLogger(__name__)
 
 Resolve = Callable[[str, int], Awaitable[frozenset[str]]]
@@ -93,6 +94,12 @@ class DnsEndpoints:
             self._known[name] = found
 
 
+def split_endpoints(endpoints: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those that `discover` takes, and those of Kubernetes ("k8s:...")."""
+    theirs = [endpoint for endpoint in endpoints if endpoint.startswith(_KUBERNETES)]
+    return [endpoint for endpoint in endpoints if endpoint not in theirs], theirs
+
+
 class JoinedEndpoints:
     """What several discoveries find. Of an address that several name, the one who wants least of it is believed."""
 
@@ -127,7 +134,10 @@ async def resolve_name(host: str, port: int) -> frozenset[str]:
 
 
 def discover(endpoints: Sequence[str], *, dns_period_s: float) -> Discovery:
-    """What `triton.endpoints` says: "host:port" is an address, "dns:host:port" a name to look up."""
+    """What `triton.endpoints` says: "host:port" is an address, "dns:host:port" a name to look up.
+
+    Those of Kubernetes are `masklet.routing.kubernetes`'s, see `split_endpoints`.
+    """
     names = [endpoint.removeprefix(_DNS) for endpoint in endpoints if endpoint.startswith(_DNS)]
     listed = [endpoint for endpoint in endpoints if not endpoint.startswith(_DNS)]
     if not names:

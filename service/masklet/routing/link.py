@@ -11,7 +11,7 @@ import numpy as np
 from masklet.backends.base import Backend
 from masklet.errors import BackendError
 from masklet.routing.load import LoadMeter
-from masklet.types import ModelDescription, Prompt, StepRequest, TrackSettings
+from masklet.types import BackendStats, ModelDescription, Prompt, StepRequest, TrackSettings
 
 _CANARY_SIDE = 32
 
@@ -26,6 +26,10 @@ class RoutedTo(Backend, Protocol):
 
     async def is_ready(self) -> bool:
         """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
+        ...
+
+    async def ask_stats(self) -> BackendStats:
+        """What it holds for all its clients, asked now. Raises BackendUnavailable or BackendError."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -43,6 +43,7 @@ from masklet.types import (
 
 _RETRY_AFTER_S = 2.0
 _MAX_LOCATION = 64
+_SURVEY_S = 5.0
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -83,6 +84,8 @@ class RoutedBackend:
         self._keeper = Keeper(self._fleet, self._recovery, settings, metrics=self._metrics, clock=clock)
         self._sessions: dict[str, RoutedSession] = {}
         self._working: set[asyncio.Future[Any]] = set()
+        self._beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._attendants: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         """Wait for a first endpoint. Raises BackendUnavailable or ConfigError."""
@@ -92,6 +95,7 @@ class RoutedBackend:
         except BaseException:
             await self._fleet.__aexit__(None, None, None)
             raise
+        self._attendants = {asyncio.create_task(work()) for work in self._beside}
         return self
 
     async def __aexit__(
@@ -100,12 +104,10 @@ class RoutedBackend:
         """Leave all endpoints, which closes the sessions that are ours; unfinished steps raise BackendUnavailable."""
         for session in self._sessions.values():
             session.closed = True
+        await _ended(self._attendants)
         await self._keeper.stop()
         await self._fleet.__aexit__(None, None, None)
-        for work in self._working:
-            work.cancel()
-        if self._working:
-            await asyncio.wait(self._working)
+        await _ended(self._working)
         for session_id in list(self._sessions):
             self._drop(session_id)
 
@@ -125,6 +127,19 @@ class RoutedBackend:
             sum(one.batches for one in stats),
             sum(one.batched_steps for one in stats),
         )
+
+    def run_beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Something to be run while the backend is entered, beginning with the next time, and cancelled after."""
+        self._beside.append(work)
+
+    async def survey(self) -> dict[str, int]:
+        """How many sessions each endpoint holds, of all its clients, asked now; without those that do not answer."""
+        links = self._fleet.links()
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(link.backend.ask_stats(), _SURVEY_S) for link in links), return_exceptions=True
+        )
+        held = zip(links, answers, strict=True)
+        return {link.address: answer.sessions for link, answer in held if isinstance(answer, BackendStats)}
 
     def location(self, session_id: str) -> str:
         """The address of the session's endpoint."""
@@ -334,6 +349,13 @@ class RoutedBackend:
 
     async def _drain(self, link: Link) -> None:
         await self._keeper.drain([session for session in self._sessions.values() if session.link is link])
+
+
+async def _ended(tasks: Collection[asyncio.Future[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 def _given_up(request: StepRequest, attempts: int, error: MaskletError) -> BackendUnavailable:

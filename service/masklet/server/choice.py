@@ -6,7 +6,8 @@ from masklet.backends.base import Backend
 from masklet.config import Config
 from masklet.errors import ConfigError
 from masklet.observability.metrics import Metrics
-from masklet.routing.discovery import discover
+from masklet.routing.discovery import Discovery, JoinedEndpoints, discover, split_endpoints
+from masklet.routing.kubernetes import KubernetesEndpoints, kubernetes_endpoints
 from masklet.routing.link import RoutedTo
 from masklet.routing.router import RoutedBackend
 
@@ -46,13 +47,32 @@ def _triton_backend(config: Config, metrics: Metrics | None) -> Backend:
     def connect(address: str) -> RoutedTo:  # the router tries again by itself
         return TritonBackend(address, transport=triton.transport, connect_timeout_s=0)
 
-    return RoutedBackend(
-        discover(triton.endpoints, dns_period_s=routing.dns_period_s),
+    metrics = metrics or Metrics()
+    pods = _pods(config, metrics)
+    backend = RoutedBackend(
+        _discovery(config, pods),
         connect,
         routing,
         first_timeout_s=triton.connect_timeout_s,
         metrics=metrics,
     )
+    if pods is not None and config.kubernetes.deletion_cost:
+        backend.run_beside(lambda: pods.costs(backend.survey).run())
+    return backend
+
+
+def _discovery(config: Config, pods: KubernetesEndpoints | None) -> Discovery:
+    others, _ = split_endpoints(config.triton.endpoints)
+    plain = discover(others, dns_period_s=config.routing.dns_period_s)
+    if pods is None:
+        return plain
+    return JoinedEndpoints([plain, pods]) if others else pods
+
+
+def _pods(config: Config, metrics: Metrics) -> KubernetesEndpoints | None:
+    """Those behind "k8s:" endpoints, if there are any. Raises ConfigError."""
+    _, theirs = split_endpoints(config.triton.endpoints)
+    return kubernetes_endpoints(theirs, config.kubernetes, metrics=metrics) if theirs else None
 
 
 def _not_installed(error: ModuleNotFoundError, backend: str, extra: str, needs: tuple[str, ...]) -> Exception:
