@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tests.training.conftest import MINI
-from tests.training.datasets.samples import write_davis
+from tests.training.datasets.samples import (
+    SIZE,
+    picture,
+    write_davis,
+    write_sav,
+    write_sav_stills,
+    write_youtube_vos,
+)
 
+from masklet.backends.embedded import EmbeddedBackend
 from masklet.cli import main
+from masklet.config import ModelConfig
 from masklet.model import VARIANTS, build
-from masklet.model.checkpoint import save_checkpoint
+from masklet.model.checkpoint import read_checkpoint, save_checkpoint
+from masklet.types import Prompt, StepRequest, TrackSettings
 
 RECIPE = """
 variant = "mini"
@@ -65,6 +76,60 @@ def test_real_video_and_a_checkpoint_to_start_from(tmp_path, words):
     data = write_davis(tmp_path / "data", frames=4)
     save_checkpoint(build("mini", seed=1).state_dict(), tmp_path / "start.pt")
     assert main([*words, "--data", str(data), "--init", str(tmp_path / "start.pt")]) == 0
+
+
+@pytest.mark.parametrize("write", [write_youtube_vos, write_sav, write_sav_stills])
+def test_video_that_is_annotated_in_part_is_trained_on(tmp_path, words, write):
+    assert main([*words, "--data", str(write(tmp_path / "data")), "--set=stages.1.steps=6"]) == 0
+
+
+def test_video_too_short_for_the_recipe_is_refused(tmp_path, words, capsys):
+    data = write_davis(tmp_path / "data", frames=4)
+    assert main([*words, "--data", str(data), "--set=stages.1.frames=5"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: the recipe wants clips of 5 annotated frames, the longest of 2 videos has 4\n"
+
+
+FINETUNE = [
+    "train", "--recipe", "finetune", "--device=cpu", "--precision=float32", "--threads=1", "--workers=0",
+    "--set=optimiser.warmup_steps=1", *(f"--set=stages.{index}.size=128" for index in (0, 1)),
+    *(f"--set=stages.{index}.steps=1" for index in (0, 1)), *(f"--set=stages.{index}.frames=2" for index in (0, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_a_published_variant_is_tuned_on_one_s_own_video_and_served(tmp_path, capsys):
+    """With random weights in the published layout: the published ones cannot be had here."""
+    start, run = tmp_path / "sam2.1_hiera_tiny.pt", tmp_path / "run"
+    save_checkpoint(build("sam2.1_hiera_tiny", seed=1).state_dict(), start)
+    data = write_davis(tmp_path / "data", frames=4)
+    words = [*FINETUNE, "--init", str(start), "--data", str(data), "--out", str(run)]
+    assert await asyncio.to_thread(main, words) == 0
+    (run / "state.pt").unlink()  # 600 MB
+    weights = run / "sam2.1_hiera_tiny.safetensors"
+    assert f"--weights {weights}" in capsys.readouterr().out
+    before, after = read_checkpoint(start), read_checkpoint(weights)
+    moved = [name for name, value in before.items() if not torch.equal(value, after[name])]
+    assert before.keys() == after.keys() and len(moved) > 0.8 * len(before)
+    config = ModelConfig(weights=str(weights), input_size=128, device="cpu", precision="float32", threads=1)
+    async with EmbeddedBackend(config) as backend:  # which variant it is, the file says
+        assert backend.describe().model == "sam2.1_hiera_tiny"
+        await backend.open("s", TrackSettings())
+        click = Prompt.clicks(1, [(9, 9)], [1])
+        result = await backend.step("s", StepRequest(1, picture(0), (click,)))
+    assert [found.mask.shape for found in result.objects] == [SIZE]
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_from_the_variant_it_is_for(tmp_path, capsys):
+    save_checkpoint(build("sam2_hiera_tiny").state_dict(), tmp_path / "old.pt")
+    words = [*FINETUNE, "--init", str(tmp_path / "old.pt"), "--out", str(tmp_path / "run")]
+    assert main(words) == 2
+    assert "does not fit sam2.1_hiera_tiny (this looks like sam2_hiera_tiny)" in capsys.readouterr().err
+    assert main([*words, "--variant", "sam2_hiera_tiny", "--time-limit-s=1e-9"]) == 0
+    (tmp_path / "run/state.pt").unlink()
+    assert main(["weights", "convert", str(tmp_path / "run/sam2_hiera_tiny.safetensors"), str(tmp_path / "b.pt")]) == 0
 
 
 def test_pictures_to_compose_clips_of(tmp_path, words):

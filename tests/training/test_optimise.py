@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from masklet.model import SAM2, variant_config
 from masklet.training.optimise import AveragedWeights, learning_rate, make_optimiser, set_learning_rate
 from masklet.training.recipe import OptimiserSettings, parse_recipe
 
+KEYS = Path(__file__).parents[1] / "golden/keys"
 RECIPE = parse_recipe(
     {
         "stages": [
@@ -39,6 +42,21 @@ def test_every_weight_is_optimised_once_and_early_blocks_learn_slower():
     assert [group["lr"] for group in blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
     assert by_weight[id(trunk.patch_embed.proj.bias)]["lr"] == 0.5**5
     assert by_weight[id(network.obj_ptr_tpos_proj.weight)]["lr"] == 1
+
+
+@pytest.mark.parametrize("path", sorted(KEYS.glob("*.json")), ids=lambda path: path.stem)
+def test_fine_tuning_reaches_every_weight_of_a_published_file(path):
+    published = json.loads(path.read_text())
+    with torch.device("meta"):
+        network = SAM2(variant_config(path.stem))
+    optimiser = make_optimiser(network, OptimiserSettings(layer_decay=0.9))
+    tuned = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    names = {name for name, parameter in network.named_parameters() if id(parameter) in tuned}
+    fixed = {"sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"}  # drawn once, never learnt
+    assert published.keys() - names == fixed
+    shares = sorted({group["share"] for group in optimiser.param_groups}, reverse=True)
+    depth = sum(variant_config(path.stem).trunk.blocks)
+    assert shares == pytest.approx([0.9**index for index in range(depth + 2)])
 
 
 def test_only_matrices_decay():

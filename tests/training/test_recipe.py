@@ -50,3 +50,34 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     (tmp_path / "broken.toml").write_text("stages = [")
     with pytest.raises(ConfigError, match="is not TOML"):
         read_recipe(tmp_path / "broken.toml")
+
+
+def test_single_values_are_changed_from_the_command_line(tmp_path):
+    (tmp_path / "r.toml").write_text("[[stages]]\nsteps = 4\nframes = 2\nsize = 64\nclips = 2\n")
+    changes = [
+        "stages.0.size=128",
+        "optimiser.warmup_steps = 7",
+        "variant=sam2_hiera_tiny",
+        "stages.0.synthetic.part=0.5",
+    ]
+    recipe = read_recipe(tmp_path / "r.toml", changes)
+    assert (recipe.stages[0].size, recipe.optimiser.warmup_steps) == (128, 7)
+    assert (recipe.variant, recipe.stages[0].synthetic) == ("sam2_hiera_tiny", {"part": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages.0.size", "--set is stages.0.size, must be KEY=VALUE"),
+        ("stages.3.size=64", r"--set stages.3.size=64: stages has 1 tables, from 0, so no 3"),
+        ("stages=3", "a recipe needs at least one"),
+        ("stages.0=3", "stages is no table"),
+        ("variant.x.y=3", "variant has no tables, so no x"),
+        ("stages.0.fog=3", r"unknown key stages\[0\]\.fog"),
+        ("stages.0.size=big", r"stages\[0\]\.size is 'big', but must be of type int"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_named(tmp_path, change, message):
+    (tmp_path / "r.toml").write_text('variant = "nano"\n[[stages]]\nsteps = 4\nframes = 2\nsize = 64\nclips = 2\n')
+    with pytest.raises(ConfigError, match=message):
+        read_recipe(tmp_path / "r.toml", [change])

@@ -18,7 +18,7 @@ from tests.training.conftest import drifting_squares
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.config import ModelConfig
 from masklet.errors import ConfigError, WeightsError
-from masklet.model import build
+from masklet.model import SAM2, build
 from masklet.model.checkpoint import load_weights
 from masklet.training.assets import AssetBank
 from masklet.training.clip import Clip
@@ -76,6 +76,25 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     assert logged(halves) == logged(whole)
     first, second = (torch.load(f / "state.pt", weights_only=True)["network"] for f in (whole, halves))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_step_of_16_frames_reads_a_full_memory_bank(tmp_path, monkeypatch):
+    read: list[tuple[int, int]] = []
+    condition = SAM2.condition
+
+    def watched(network, features, frame_of_row, memory):
+        read.append((memory.memories.shape[1], memory.pointers.shape[1]))
+        return condition(network, features, frame_of_row, memory)
+
+    monkeypatch.setattr(SAM2, "condition", watched)
+    stage = {"steps": 1, "frames": 16, "size": 64, "clips": 1}
+    plan = recipe(stages=[stage], interaction={"second_frame": 0.0})
+    run = trainer(tmp_path, plan)
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.run()
+    assert read == [(min(frame, 7), frame) for frame in range(1, 16)]
+    assert 0 < float(logged(tmp_path)[0][LOG_COLUMNS.index("gradient_norm")]) < float("inf")
+    assert not torch.equal(before["maskmem_tpos_enc"], run.network.state_dict()["maskmem_tpos_enc"])
 
 
 def test_rows_logged_after_the_last_save_are_not_kept_twice(tmp_path):

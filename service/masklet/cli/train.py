@@ -37,6 +37,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="nano",
         help=f"a TOML file, or one that comes with masklet: {', '.join(_RECIPES)} (default: nano)",
     )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes",
+                        help="a value of the recipe, for example stages.0.size=512; may be given again")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of checkpoints and the log")
     parser.add_argument("--variant", help="network to train (default: the recipe's)")
     parser.add_argument("--init", type=Path, metavar="FILE", help="checkpoint to start from (default: random weights)")
@@ -91,7 +93,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe(args: argparse.Namespace) -> Recipe:
     shipped = files("masklet.training") / "recipes" / f"{args.recipe}.toml"
-    recipe = read_recipe(Path(str(shipped)) if args.recipe in _RECIPES else Path(args.recipe))
+    path = Path(str(shipped)) if args.recipe in _RECIPES else Path(args.recipe)
+    recipe = read_recipe(path, args.changes)
     return replace(recipe, variant=args.variant) if args.variant else recipe
 
 

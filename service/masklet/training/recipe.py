@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from masklet.errors import ConfigError
 from masklet.training.interaction import InteractionSettings
 from masklet.training.losses import LossWeights
+from masklet.training.recipe_changes import changed
 from masklet.training.scene import SyntheticSettings
 
 
@@ -115,8 +116,12 @@ class Recipe:
         return replace(self.losses, focal=stage.focal) if stage.focal else self.losses
 
 
-def read_recipe(path: Path) -> Recipe:
+def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read and check a recipe.
+
+    Args:
+        path: a TOML file.
+        changes: values to replace, see `recipe_changes.changed`.
 
     Raises:
         ConfigError: unreadable, an unknown key, or a senseless value; names the key.
@@ -127,7 +132,7 @@ def read_recipe(path: Path) -> Recipe:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
-    return parse_recipe(content)
+    return parse_recipe(changed(content, changes))
 
 
 def parse_recipe(content: Mapping[str, Any]) -> Recipe:

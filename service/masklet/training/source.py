@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from masklet.errors import DatasetError
 from masklet.training.assets import AssetBank
 from masklet.training.augment import augment
 from masklet.training.batch import MIN_TARGET_SHARE, TrainingBatch, collate_clips
@@ -35,7 +36,11 @@ class StepInput:
 
 
 class StepSource(Dataset[StepInput]):
-    """Steps by index."""
+    """Steps by index.
+
+    Raises:
+        DatasetError: there are videos, but all are too short for the recipe.
+    """
 
     def __init__(
         self, recipe: Recipe, assets: AssetBank, sequences: Sequence[VideoSequence], processes: Processes
@@ -44,6 +49,7 @@ class StepSource(Dataset[StepInput]):
         self.assets = assets
         self.sequences = sequences
         self.processes = processes
+        _check_lengths(recipe, sequences)
 
     def __len__(self) -> int:
         return self.recipe.steps
@@ -71,17 +77,37 @@ class StepSource(Dataset[StepInput]):
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
-        """A stretch of a real video, augmented; drawn again if nothing is left to see on its first frame."""
+        """A stretch of a real video, augmented; drawn again if nothing is left to see on its first frame.
+
+        Videos with fewer annotated frames are passed over.
+        """
         for _ in range(_TRIES):
             sequence = self.sequences[int(random.integers(len(self.sequences)))]
+            annotated = len(sequence.annotated_frames)
+            if annotated < frames:
+                continue
             stride = int(random.integers(1, 4)) if frames > 1 else 1
-            stride = max(1, min(stride, (sequence.frame_count - 1) // max(1, frames - 1)))
-            start = int(random.integers(0, max(1, sequence.frame_count - stride * (frames - 1))))
+            stride = max(1, min(stride, (annotated - 1) // max(1, frames - 1)))
+            start = int(random.integers(0, annotated - stride * (frames - 1)))
             clip = sample_clip(sequence, start=start, stride=stride, frames=frames)
             clip = augment(clip, random, size=(stage.size, stage.size))
             if _shows(clip):
                 return clip
         return self._synthetic_clip(stage, frames, seed, random)
+
+
+def _check_lengths(recipe: Recipe, sequences: Sequence[VideoSequence]) -> None:
+    """Some video must be long enough for the longest clips wanted of them, or synthetic ones would take their place."""
+    wanted = max((stage.frames for stage in recipe.stages if stage.real_share > 0), default=0)
+    longest = 0
+    for sequence in sequences:
+        longest = max(longest, len(sequence.annotated_frames))
+        if longest >= wanted:
+            return
+    if sequences:
+        raise DatasetError(
+            f"the recipe wants clips of {wanted} annotated frames, the longest of {len(sequences)} videos has {longest}"
+        )
 
 
 def _shows(clip: Clip) -> bool:
