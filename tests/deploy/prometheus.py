@@ -80,7 +80,7 @@ def panel_queries(*, job: str = ".*", triton: str = ".*", interval: str = "5m") 
 
 def runbook_queries() -> dict[str, str]:
     """By page and line."""
-    found = {}
+    found: dict[str, str] = {}
     for page in sorted(RUNBOOKS.glob("*.md")):
         for block in re.findall(r"^```promql\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
             for number, line in enumerate(block.splitlines()):
@@ -98,7 +98,7 @@ def metrics_of(query: str) -> set[str]:
 
 
 def known_names() -> set[str]:
-    """What deploy/README.md and deploy/prometheus/README.md say is exported, with histograms' suffixes, and what rules record."""
+    """What the two READMEs say is exported, with histograms' suffixes, and what rules record."""
     found = {rule["record"] for rule in rules() if "record" in rule} | triton_names() | _PROMETHEUS_OWN
     for name, metric in (documented(SERVICE) | documented(TRITON)).items():
         suffixes = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)

@@ -6,7 +6,16 @@ import json
 import re
 from pathlib import Path
 
-from tests.deploy.prometheus import DASHBOARD, DEPLOY, known_names, metrics_of, panel_queries, panels, parse_error, read_yaml
+from tests.deploy.prometheus import (
+    DASHBOARD,
+    DEPLOY,
+    known_names,
+    metrics_of,
+    panel_queries,
+    panels,
+    parse_error,
+    read_yaml,
+)
 
 PROVISIONING = DEPLOY / "grafana" / "provisioning"
 COLUMNS = 24

@@ -114,7 +114,7 @@ def test_only_what_needs_a_gpu_is_left_out_of_the_live_test() -> None:
 @pytest.mark.parametrize(
     ("query", "names"),
     [
-        ("sum by (job) (rate(a_total{x=\"b\"}[5m])) / on (instance) c > 0", {"a_total", "c"}),
+        ('sum by (job) (rate(a_total{x="b"}[5m])) / on (instance) c > 0', {"a_total", "c"}),
         ("clamp_min(1 - job:d:rate5m, 0) and up == 1 unless e offset 5m", {"job:d:rate5m", "up", "e"}),
     ],
 )

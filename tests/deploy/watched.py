@@ -1,4 +1,4 @@
-"""A real Prometheus watching a real service and a real Triton, with the configuration of deploy/prometheus in a hurry."""
+"""A real Prometheus watching a real service and a real Triton, as deploy/prometheus says, but in a hurry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from masklet.backends.triton_server import TritonServer, free_ports
 HOST = "127.0.0.1"
 _POLL_S = 0.2
 _STOP_S = 20.0
-_HURRY = ((r"\bfor: \w+", "for: 1s"), (r"\[5m\]", "[20s]"), (r"\b(scrape_interval|evaluation_interval): 15s", r"\1: 1s"))
+_HURRY = (
+    (r"\bfor: \w+", "for: 1s"),
+    (r"\[5m\]", "[20s]"),
+    (r"\b(scrape_interval|evaluation_interval): 15s", r"\1: 1s"),
+)
 
 
 class Watched:
@@ -50,7 +54,7 @@ class Watched:
             stack.enter_context(_process(tool("prometheus"), *self._prometheus(), log=self._folder / "prometheus.log"))
             self.start_triton()
             stack.enter_context(_process(sys.executable, *self._masklet(), log=self._folder / "masklet.log"))
-            self.wait(lambda: self.values('up == 1') == [1.0, 1.0], "both targets are up")
+            self.wait(lambda: self.values("up == 1") == [1.0, 1.0], "both targets are up")
             yield
 
     def start_triton(self) -> None:
