@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,6 +154,20 @@ def test_masks_without_frames_are_one_clear_error(tmp_path, capsys):
     data = write_davis(tmp_path)
     (data / "JPEGImages/480p/bear/00004.jpg").unlink()
     assert "00004.png has no frame of its name: 1 of 5 annotations" in refused(capsys, "--data", str(data), *FAKE)
+
+
+@pytest.mark.parametrize(
+    ("lost", "said"),
+    [
+        ("JPEGImages", "Annotations has no frames: there are none in "),
+        ("JPEGImages/480p/bear", "Annotations/480p/bear has no frames: there is no folder "),
+        ("Annotations", "Annotations/480p is not a folder"),
+    ],
+)
+def test_masks_or_frames_that_are_missing_altogether_are_one_clear_error(tmp_path, capsys, lost, said):
+    data = write_davis(tmp_path)
+    shutil.rmtree(data / lost)
+    assert said in refused(capsys, "--data", str(data), *FAKE)
 
 
 def test_a_size_mismatch_is_one_clear_error(tmp_path, capsys):

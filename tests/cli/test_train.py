@@ -11,7 +11,9 @@ from PIL import Image
 from tests.training.conftest import MINI
 from tests.training.datasets.samples import (
     SIZE,
+    labels,
     picture,
+    write_annotation,
     write_davis,
     write_sav,
     write_sav_stills,
@@ -88,6 +90,16 @@ def test_video_too_short_for_the_recipe_is_refused(tmp_path, words, capsys):
     assert main([*words, "--data", str(data), "--set=stages.1.frames=5"]) == 2
     said = capsys.readouterr().err
     assert said == "error: the recipe wants clips of 5 annotated frames, the longest of 2 videos has 4\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_video_that_does_not_agree_with_itself_is_one_clear_error(tmp_path, words, capsys, workers):
+    data = write_davis(tmp_path / "data", names=("bear",), frames=4)
+    for index in range(4):
+        write_annotation(data / f"Annotations/480p/bear/{index:05d}.png", labels(index, size=(60, 64)))
+    assert main([*words, "--data", str(data), "--workers", workers]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: ") and "is 60 x 64 (height x width), the video's first frame is 48 x 64" in said
 
 
 FINETUNE = [

@@ -121,16 +121,36 @@ def _reversed(clip: Clip) -> Clip:
 
 
 def load_steps(source: StepSource, *, first: int, last: int, workers: int) -> Iterator[StepInput]:
-    """Steps `first` to `last` - 1 in order, prepared ahead by `workers` processes (0: by this one)."""
+    """Steps `first` to `last` - 1 in order, prepared ahead by `workers` processes (0: by this one).
+
+    Raises:
+        DatasetError: a video cannot be read.
+    """
     loader = DataLoader(
-        source,
+        _Faults(source),
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread if workers else None,
     )
-    yield from loader
+    for found in loader:
+        if isinstance(found, DatasetError):
+            raise found
+        yield found
+
+
+class _Faults(Dataset[StepInput | DatasetError]):
+    """Hands faults of the data over as values: raised in a worker, they would come with the worker's whole trace."""
+
+    def __init__(self, source: StepSource) -> None:
+        self._source = source
+
+    def __getitem__(self, step: int) -> StepInput | DatasetError:
+        try:
+            return self._source[step]
+        except DatasetError as error:
+            return error
 
 
 def _one_thread(worker: int) -> None:

@@ -25,6 +25,8 @@ class FolderSequence:
     """
 
     def __init__(self, frames: Path, annotations: Path, *, object_ids: tuple[int, ...] | None = None) -> None:
+        if annotations.is_dir() and not frames.is_dir():
+            raise DatasetError(f"{annotations} has no frames: there is no folder {frames}")
         self._frames = frames_in(frames)
         self.name = frames.name
         self._annotations = place_by_frame(self._frames, annotations)

@@ -50,6 +50,8 @@ def _told_by(folder: Path, split: str) -> str:
             return "davis"
         if (root / FRAMES_FOLDER).is_dir() or sav_annotations(root):
             return "sav"
+        if (root / "Annotations").is_dir():
+            raise DatasetError(f"{root / 'Annotations'} has no frames: there are none in {root / 'JPEGImages'}")
     raise DatasetError(
         f"{folder} is no dataset known here: neither JPEGImages/<resolution>/<video>/*.jpg (davis),"
         " JPEGImages/<video>/*.jpg (youtube-vos), nor <video>.mp4 with <video>_manual.json"
