@@ -211,9 +211,11 @@ def test_logits_must_be_of_the_model_s_size():
         check_result(StepResult(5, (found,)), replace(REQUEST, with_logits=True), input_size=64)
 
 
-def test_a_fitting_result_is_accepted():
-    check_result(RESULT, REQUEST, input_size=64)
-    check_result(StepResult(5, ()), REQUEST, input_size=64)
+@pytest.mark.parametrize("found", [RESULT, StepResult(5, ())], ids=["an object", "none"])
+def test_a_fitting_result_is_accepted_for_its_own_frame_only(found):
+    check_result(found, REQUEST, input_size=64)
+    with pytest.raises(BackendError, match="frame 4 was asked for"):
+        check_result(found, replace(REQUEST, frame_seq=4), input_size=64)
 
 
 def test_the_model_s_error_keeps_its_field():

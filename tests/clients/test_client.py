@@ -132,10 +132,12 @@ async def test_leaving_follow_early_lets_the_next_one_work(address: str, frames:
 
 
 async def test_leaving_follow_early_does_not_wait_for_a_stalled_server(frames: list[ImageArray]) -> None:
-    async with connected(FakeBackend([Hold(asyncio.Event(), step=2)])) as client, asyncio.timeout(10):
+    backend = FakeBackend([Hold(asyncio.Event(), step=2)])
+    async with connected(backend) as client, asyncio.timeout(10):
         results = client.follow(frames, CLICK, in_flight=64)
-        await anext(results)
+        assert (await anext(results)).frame_index == 0
         await results.aclose()
+        assert backend.steps_started == 2  # the second one is still held
 
 
 async def test_segment_of_an_array(address: str, frames: list[ImageArray]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ import masklet_client.sync
 from masklet.backends.base import Backend
 from masklet.backends.fake import Delay, FakeBackend, Hold
 from masklet.config import Config, ServerConfig, SessionConfig
-from masklet.errors import BackendUnavailable, MaskletError, SessionExpired, SessionSuperseded
+from masklet.errors import BackendUnavailable, MaskletError, ProtocolViolation, SessionExpired, SessionSuperseded
 from masklet.server.lifecycle import Server
 from masklet.types import DropReason, FrameCodec, ImageArray, StateOrigin
 from masklet_client import Dropped, Event, Reconnect, RequestFailed, Result, Resumed, TrackStream
@@ -262,7 +263,11 @@ async def test_leaving_while_cut_off_does_not_take_long() -> None:
         line.refusing = True
         line.cut()
         await asyncio.sleep(0.2)
+        began = time.monotonic()
         await stream.close(timeout_s=0.5)
+        assert time.monotonic() - began < 10
+        with pytest.raises(ProtocolViolation):
+            await stream.send(FRAME)
 
 
 async def test_an_expired_session_is_one_that_nobody_knows() -> None:

@@ -181,9 +181,11 @@ async def test_unread_results_do_not_keep_a_stream_from_closing(address: str, fr
     options: StreamOptions = {"policy": "block", "codec": "rgb8"}
     async with masklet_client.connect(address) as client, client.track((8, 8), **options) as stream:
         async with asyncio.timeout(20):
-            for _ in range(200):
-                await stream.send(bytes(192))
+            sent = [await stream.send(bytes(192)) for _ in range(200)]
             await stream.close()
+        assert len(set(sent)) == 200
+        with pytest.raises(ProtocolViolation):
+            await stream.send(bytes(192))
 
 
 async def test_size_beyond_the_limit_is_refused_when_opening() -> None:

@@ -149,10 +149,13 @@ async def test_sampling_that_fails_is_logged_and_harms_nothing(
     config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sample_forever, "__kwdefaults__", {"period_s": 0.01})
-    async with Server(config, backend=BadStatsBackend()):
+    async with Server(config, backend=BadStatsBackend()) as server:
         async with asyncio.timeout(5):
             while "cannot say what it holds" not in caplog.text:
                 await asyncio.sleep(0.01)
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        assert not writer.is_closing()
+        writer.close()
 
 
 @pytest.mark.parametrize("key", ["port", "metrics_port"])
@@ -170,6 +173,7 @@ async def test_two_servers_do_not_share_a_port(config: Config, server: Server) -
 async def test_an_ipv6_address_is_served(config: Config) -> None:
     async with Server(server_config(config, host="::1")) as server:
         _, writer = await asyncio.open_connection("::1", server.port)
+        assert writer.get_extra_info("peername")[:2] == ("::1", server.port)
         writer.close()
         await writer.wait_closed()
 
@@ -248,5 +252,6 @@ async def test_the_longest_wait_for_a_result_is_exported(config: Config, connect
         await talk.open()
         await talk.frame()
         async with asyncio.timeout(20):
-            while not server.metrics.registry.get_sample_value("masklet_time_since_last_result_seconds"):
+            while not (waited := server.metrics.registry.get_sample_value("masklet_time_since_last_result_seconds")):
                 await asyncio.sleep(0.05)
+        assert 0 < waited < 20

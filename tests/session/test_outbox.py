@@ -102,8 +102,12 @@ async def test_without_a_taker_there_is_always_room() -> None:
     outbox = attached(max_results=1, max_messages=1)
     for _ in range(3):
         outbox.put(RESULT)
+    waiting = [asyncio.create_task(wait()) for wait in (outbox.room_for_message, outbox.room_for_result)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in waiting)
     outbox.detach(1)
-    await asyncio.wait_for(asyncio.gather(outbox.room_for_message(), outbox.room_for_result()), 1)
+    done, _ = await asyncio.wait(waiting, timeout=1)
+    assert done == set(waiting)
 
 
 async def test_a_stream_ends_after_what_waits_and_with_its_error() -> None:

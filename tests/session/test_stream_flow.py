@@ -87,8 +87,9 @@ async def test_frames_too_old_when_their_turn_comes_are_stale(make_world: MakeWo
 async def test_block_knows_no_staleness(make_world: MakeWorld) -> None:
     world = await make_world()
     peer = await world.opened(replace(BLOCKING, max_staleness_s=0.1))
-    peer.send(FRAME, age_s=6.0)
-    await peer.until(Result)
+    old = peer.send(FRAME, age_s=6.0)
+    assert (await peer.until(Result)).frame_seq == old
+    assert not peer.all(Dropped)
 
 
 async def test_prompts_of_dropped_frames_go_to_the_next_answered(make_world: MakeWorld) -> None:
@@ -202,9 +203,9 @@ async def test_results_nobody_reads_stop_inference_under_block_too(world: World)
 async def test_a_client_that_never_reads_stalls_nobody_else(world: World) -> None:
     await unread(world, 1)
     other = await world.opened(BLOCKING)
-    for _ in range(20):
-        other.send(FRAME)
+    sent = [other.send(FRAME) for _ in range(20)]
     await other.until(Result, 20)
+    assert [result.frame_seq for result in other.all(Result)] == sent
 
 
 async def test_a_client_that_never_reads_is_idle_in_the_end(make_world: MakeWorld) -> None:

@@ -17,8 +17,11 @@ OPEN = Open(FrameCodec.RGB8, (50, 100))
 SIZE = (16, 24)
 
 
-def test_a_sensible_open_passes() -> None:
-    check_open(replace(OPEN, target_frame_rate_hz=30.0, max_staleness_s=0.2), LIMITS)
+def test_an_open_may_go_up_to_the_limits_and_no_further() -> None:
+    widest = replace(OPEN, size=(50, 200), target_frame_rate_hz=30.0, max_staleness_s=0.2, max_conditioning_frames=64)
+    check_open(widest, LIMITS)
+    with pytest.raises(LimitExceeded):
+        check_open(replace(widest, size=(50, 201)), LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -60,8 +63,10 @@ def with_mask(mask: np.ndarray[tuple[int, int], np.dtype[np.bool_]]) -> Prompt:
         replace(Prompt.clicks(1, [(3, 3)]), box=np.array([1, 2, 3, 4], np.float32)),
     ],
 )
-def test_a_sensible_prompt_passes(prompt: Prompt) -> None:
+def test_a_sensible_prompt_passes_but_not_for_object_0(prompt: Prompt) -> None:
     check_prompt(prompt, SIZE, LIMITS)
+    with pytest.raises(InvalidPrompt, match="object id is 0"):
+        check_prompt(replace(prompt, object_id=0), SIZE, LIMITS)
 
 
 @pytest.mark.parametrize(
