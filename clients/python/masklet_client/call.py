@@ -17,6 +17,8 @@ from masklet_client.status import error_from_rpc, lost_on_the_way
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.TrackRequest, pb.TrackResponse]"
 
 PING_INTERVAL_S = 15.0
+FRONT_KEY = "x-masklet-front"
+"""Metadata by which a proxy in front of several servers says, and is told, which of them has a session."""
 
 
 class CallFailed(Exception):  # not of the error tree: nobody outside sees it
@@ -28,11 +30,16 @@ class CallFailed(Exception):  # not of the error tree: nobody outside sees it
 
 
 class TrackCall:
-    """A call on its way; `open` comes first, then `run`, then `stop`."""
+    """A call on its way; `open` comes first, then `run`, then `stop`.
+
+    Attributes:
+        front: what a proxy calls the server behind it, once opened; "": there is no proxy, or it has said so before.
+    """
 
     def __init__(self, call: Call, address: str, *, ping_interval_s: float = PING_INTERVAL_S) -> None:
         """`call`: started, nothing written yet."""
         self._call, self.address, self._ping_interval_s = call, address, ping_interval_s
+        self.front = ""
 
     async def open(self, wanted: pb.Open, *, timeout_s: float) -> pb.TrackResponse:
         """The answer to `open`. Raises CallFailed."""
@@ -49,6 +56,7 @@ class TrackCall:
         if not isinstance(response, pb.TrackResponse) or kind != "opened":
             refusal = ProtocolViolation(f"{self.address} answered `open` with {kind}")
             raise CallFailed(refusal, on_the_way=kind == "nothing")
+        self.front = str(dict(await self._call.initial_metadata()).get(FRONT_KEY, ""))
         return response
 
     async def run(self, journal: Journal, take: Callable[[pb.TrackResponse], Awaitable[None]]) -> None:

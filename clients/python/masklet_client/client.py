@@ -14,7 +14,7 @@ from masklet.errors import InvalidFrame, InvalidOpen
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
-from masklet_client.call import Call
+from masklet_client.call import FRONT_KEY, Call
 from masklet_client.events import Event, ImageResult, Result, ServerDescription
 from masklet_client.following import Prompts, follow
 from masklet_client.prompt_check import check_prompt
@@ -157,8 +157,9 @@ class Client:
         except grpc.aio.AioRpcError as error:
             raise error_from_rpc(error, self.address) from error
 
-    def _dial(self, address: str) -> Call:
-        call: Call = self._stub(address).Track(metadata=self._metadata)
+    def _dial(self, address: str, front: str) -> Call:
+        at = ((FRONT_KEY, front),) if front else ()
+        call: Call = self._stub(address).Track(metadata=self._metadata + at)
         return call
 
     def _stub(self, address: str) -> Any:

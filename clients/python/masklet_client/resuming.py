@@ -48,17 +48,18 @@ class Resuming:
 
     def __init__(
         self,
-        dial: Callable[[str], Call],
+        dial: Callable[[str, str], Call],
         addresses: Sequence[str],
         settings: StreamSettings,
         *,
         journal: Journal,
         reader: Reader,
     ) -> None:
-        """`dial` begins a call to one of the addresses."""
+        """`dial` begins a call to one of the addresses, and to the server which a proxy there calls so ("": any)."""
         self._dial, self._addresses, self._settings = dial, tuple(addresses), settings
         self._journal, self._reader = journal, reader
         self._at = 0
+        self._front = ""
         self._call: TrackCall | None = None
 
     @property
@@ -106,6 +107,7 @@ class Resuming:
         logger.warning("lost %s: %s; resuming", self.address, failure.error)
         if isinstance(failure.error, ServerDraining):
             self._move_on()
+            self._front = ""
         if lost:
             self._reader.resume_token = b""
         lost_s, error, delay_s = time.monotonic(), failure.error, wanted.first_delay_s
@@ -121,6 +123,7 @@ class Resuming:
             if time.monotonic() + pause_s - lost_s > wanted.give_up_s:
                 raise error
             self._move_on()
+            self._front = ""  # its server may be gone, and the proxy not know yet
             await asyncio.sleep(pause_s)
             delay_s = min(2 * delay_s, wanted.max_delay_s)
         logger.warning("resumed at %s after %.1f s: %s", self.address, event.seconds, event.origin)
@@ -148,7 +151,7 @@ class Resuming:
         wanted.resume_token = self._reader.resume_token
         wanted.last_server_seq = self._reader.last_server_seq
         wanted.unanswered_seqs.extend(self._journal.unanswered_wire())
-        opened = await self._connect(wanted, timeout_s=_ATTEMPT_TIMEOUT_S)
+        opened = await self._connect(wanted, timeout_s=_ATTEMPT_TIMEOUT_S, front=self._front)
         self._journal.rewind(opened.opened.next_seq)
 
     async def _begin(self, prelude: Sequence[prompt_pb2.Prompt] = (), *, timeout_s: float) -> None:
@@ -156,10 +159,11 @@ class Resuming:
         self._reader.last_server_seq = opened.server_seq
         self._journal.restart(prelude)
 
-    async def _connect(self, wanted: pb.Open, *, timeout_s: float) -> pb.TrackResponse:
+    async def _connect(self, wanted: pb.Open, *, timeout_s: float, front: str = "") -> pb.TrackResponse:
         self.stop()
-        self._call = TrackCall(self._dial(self.address), self.address)
+        self._call = TrackCall(self._dial(self.address, front), self.address)
         response = await self._call.open(wanted, timeout_s=timeout_s)
+        self._front = self._call.front or front
         self.opened = opened_from_proto(response.opened)
         self._reader.resume_token, self._reader.go_away = response.opened.resume_token, None
         return response

@@ -43,13 +43,13 @@ class TrackStream:
 
     def __init__(
         self,
-        dial: Callable[[str], Call],
+        dial: Callable[[str, str], Call],
         settings: StreamSettings,
         *,
         addresses: Sequence[str],
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """`dial` begins a call to one of `addresses`; `on_event` is called with every event, and must not block."""
+        """`dial`: see `Resuming`; `on_event` is called with every event, and must not block."""
         self.settings = settings
         kept = settings.reconnect or Reconnect()
         self._inbox = Inbox(_BUFFERED_EVENTS)
