@@ -98,6 +98,10 @@ class ObservedBackend:
         exact = replace(settings, fill_hole_area=0, video_frames=self._video_frames)
         await self._inner.open(session_id, exact, epoch=epoch)
 
+    def reserve(self, session_id: str, objects: int) -> None:
+        """Of the inner backend."""
+        self._inner.reserve(session_id, objects)
+
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Of the inner backend."""
         return await self._inner.attach(session_id, epoch, location=location)
