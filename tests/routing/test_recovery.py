@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -40,12 +41,28 @@ def home(farm: Farm) -> str:
     return name
 
 
-async def disturbed(farm: Farm, event: Callable[[Farm], None], **settings: Any) -> dict[int, StateOrigin]:
-    """Runs the plan with the event before frame 6; every mask is as if nothing had happened."""
+@asynccontextmanager
+async def opened(farm: Farm, **settings: Any) -> AsyncIterator[RoutedBackend]:
+    """Over the whole farm, with the session open."""
     async with farm.routed(**settings) as backend:
         await backend.open("s", SETTINGS)
-        results = await follow(backend, PLAN, {6: lambda: event(farm)})
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        yield backend
+
+
+async def are_undisturbed(results: Sequence[StepResult], plan: Sequence[StepRequest] = PLAN) -> bool:
+    """Whether masks are those of a run in which nothing happens; `results` answer a stretch of the plan."""
+    first = [one.frame_seq for one in plan].index(results[0].frame_seq)
+    expected = (await undisturbed(plan))[first : first + len(results)]
+    return [masks(result) for result in results] == expected
+
+
+async def disturbed(
+    farm: Farm, event: Callable[[Farm], None], *, plan: Sequence[StepRequest] = PLAN, at: int = 6, **settings: Any
+) -> dict[int, StateOrigin]:
+    """Runs the plan with the event before one frame; every mask is as if nothing had happened."""
+    async with opened(farm, **settings) as backend:
+        results = await follow(backend, plan, {at: lambda: event(farm)})
+        assert await are_undisturbed(results, plan)
         assert len(farm.holding("s")) == 1
         return origins(results)
 
@@ -68,9 +85,8 @@ def test_a_dead_endpoint_s_session_is_restored_bit_for_bit_and_told_once(event, 
 
 
 def test_without_any_checkpoint_the_session_is_replayed_from_its_opening():
-    settings = {"checkpoint_every_frames": 1000, "checkpoint_min_interval_s": 1000.0}
-    farm = Farm("a:1", "b:1")
-    assert simulate(disturbed(farm, kill, **settings)) == {6: RESTORED}
+    run = disturbed(Farm("a:1", "b:1"), kill, checkpoint_every_frames=1000, checkpoint_min_interval_s=1000.0)
+    assert simulate(run) == {6: RESTORED}
 
 
 def test_a_bank_forgotten_by_a_healthy_endpoint_is_restored():
@@ -83,8 +99,7 @@ def test_a_lost_connection_leaves_no_second_copy_and_no_frame_is_applied_twice()
 
     async def scenario():
         farm = Farm("a:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:5])
             stepping = asyncio.create_task(backend.step("s", PLAN[5]))
             await asyncio.sleep(0.0015)
@@ -94,7 +109,7 @@ def test_a_lost_connection_leaves_no_second_copy_and_no_frame_is_applied_twice()
             farm["a:1"].up = True
             results += [await stepping, *await follow(backend, PLAN[6:])]
         assert origins(results) == {6: RESTORED}
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        assert await are_undisturbed(results)
         assert farm.holding("s") == set()
 
     simulate(scenario())
@@ -103,8 +118,7 @@ def test_a_lost_connection_leaves_no_second_copy_and_no_frame_is_applied_twice()
 def test_an_endpoint_that_drains_hands_its_session_over_bit_for_bit():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:5])
             first = home(farm)
             farm[first].ready = False
@@ -113,7 +127,7 @@ def test_an_endpoint_that_drains_hands_its_session_over_bit_for_bit():
             farm[first].kill()
             results += await follow(backend, PLAN[5:])
         assert origins(results) == {6: MIGRATED}
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        assert await are_undisturbed(results)
         assert farm.metrics.registry.get_sample_value(
             "masklet_recoveries_total", {"origin": "migrated", "outcome": "recovered"}
         )
@@ -125,8 +139,7 @@ def test_with_nowhere_to_go_a_session_stays_where_it_drains_and_moves_when_there
     async def scenario():
         farm = Farm("a:1", "b:1")
         farm["b:1"].up = False
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:3])
             farm["a:1"].ready = False
             await asyncio.sleep(3)
@@ -136,7 +149,7 @@ def test_with_nowhere_to_go_a_session_stays_where_it_drains_and_moves_when_there
             results += await follow(backend, PLAN[6:])
             assert farm.holding("s") == {"b:1"}
         assert origins(results) == {7: MIGRATED}
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        assert await are_undisturbed(results)
 
     simulate(scenario())
 
@@ -144,11 +157,10 @@ def test_with_nowhere_to_go_a_session_stays_where_it_drains_and_moves_when_there
 def test_what_cannot_be_replayed_goes_on_from_the_last_masks():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed(checkpoint_bytes=0, replay_frames=2) as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm, checkpoint_bytes=0, replay_frames=2) as backend:
             results = await follow(backend, PLAN[:5], {5: lambda: kill(farm)})
             assert origins(results) == {5: RESEEDED}
-            assert [masks(result) for result in results] == (await undisturbed(PLAN))[:5]
+            assert await are_undisturbed(results)
             results = await follow(backend, [request(6), request(7, remove=[1])])
             assert [len(result.objects) for result in results] == [1, 0]
 
@@ -158,8 +170,7 @@ def test_what_cannot_be_replayed_goes_on_from_the_last_masks():
 def test_an_object_that_was_absent_is_still_known_after_reseeding():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed(checkpoint_bytes=0, replay_frames=0) as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm, checkpoint_bytes=0, replay_frames=0) as backend:
             await follow(backend, [request(1, click(1, 30.0)), request(2, click(2, 4.0)), *map(request, range(3, 9))])
             (result,) = await follow(backend, [request(9)], {9: lambda: kill(farm)})
             assert [one.object_score > 0 for one in result.objects] == [False, True]
@@ -171,8 +182,7 @@ def test_a_checkpoint_of_garbage_is_reseeded_not_believed():
     async def scenario():
         farm = Farm("a:1", "b:1")
         farm["a:1"].lies = farm["b:1"].lies = b"garbage"
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:6], {6: lambda: kill(farm)})
             assert origins(results) == {6: RESEEDED}
 
@@ -182,13 +192,11 @@ def test_a_checkpoint_of_garbage_is_reseeded_not_believed():
 def test_with_nothing_to_go_on_from_the_state_is_lost():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed(checkpoint_bytes=0, replay_frames=0) as backend:
-            await backend.open("s", SETTINGS)
-            async with farm.routed(checkpoint_bytes=0) as other:
-                await other.attach("s", 2)
-                kill(farm)
-                with pytest.raises(SessionStateLost, match="no answer to go on from"):
-                    await other.step("s", request(1))
+        async with opened(farm, checkpoint_bytes=0, replay_frames=0), farm.routed(checkpoint_bytes=0) as other:
+            await other.attach("s", 2)
+            kill(farm)
+            with pytest.raises(SessionStateLost, match="no answer to go on from"):
+                await other.step("s", request(1))
 
     simulate(scenario())
 
@@ -196,8 +204,7 @@ def test_with_nothing_to_go_on_from_the_state_is_lost():
 def test_a_second_failure_during_recovery_is_survived():
     async def scenario():
         farm = Farm("a:1", "b:1", "c:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:5])
             first = home(farm)
             for name in set(farm.places) - {first, "c:1" if first != "c:1" else "b:1"}:
@@ -205,7 +212,7 @@ def test_a_second_failure_during_recovery_is_survived():
             farm[first].kill()
             results += await follow(backend, PLAN[5:])
         assert origins(results) == {6: RESTORED}
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        assert await are_undisturbed(results)
 
     simulate(scenario())
 
@@ -213,8 +220,7 @@ def test_a_second_failure_during_recovery_is_survived():
 def test_a_place_that_refuses_the_session_is_passed_over(monkeypatch):
     async def scenario():
         farm = Farm("a:1", "b:1", "c:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             results = await follow(backend, PLAN[:5])
             first = home(farm)
             emptiest, other = sorted(set(farm.places) - {first})
@@ -225,7 +231,7 @@ def test_a_place_that_refuses_the_session_is_passed_over(monkeypatch):
             farm[first].kill()
             results += await follow(backend, PLAN[5:])
             assert home(farm) == other
-        assert [masks(result) for result in results] == await undisturbed(PLAN)
+        assert await are_undisturbed(results)
 
     simulate(scenario())
 
@@ -235,8 +241,7 @@ def test_a_frame_that_kills_whatever_takes_it_is_given_up_and_the_session_goes_o
         farm = Farm(*(f"{name}:1" for name in "abcdef"))
         for place in farm.places.values():
             place.die_on = 6
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             await follow(backend, PLAN[:5])
             with pytest.raises(BackendUnavailable, match="frame 6 was under way on 3 Tritons"):
                 await backend.step("s", PLAN[5])
@@ -250,8 +255,7 @@ def test_a_frame_that_kills_whatever_takes_it_is_given_up_and_the_session_goes_o
 def test_recovery_is_bounded_in_time_and_tried_again_with_the_next_frame():
     async def scenario():
         farm = Farm("a:1")
-        async with farm.routed(recovery_timeout_s=4.0) as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm, recovery_timeout_s=4.0) as backend:
             await follow(backend, PLAN[:3])
             farm["a:1"].kill()
             before_s = now_s()
@@ -263,7 +267,7 @@ def test_recovery_is_bounded_in_time_and_tried_again_with_the_next_frame():
             await asyncio.sleep(30)  # longer than the longest pause between tries
             results = await follow(backend, PLAN[3:])
             assert origins(results) == {4: RESTORED}
-            assert [masks(result) for result in results] == (await undisturbed(PLAN))[3:]
+            assert await are_undisturbed(results)
 
     simulate(scenario())
 
@@ -271,8 +275,7 @@ def test_recovery_is_bounded_in_time_and_tried_again_with_the_next_frame():
 def test_errors_of_requests_pass_through_and_are_not_replayed():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             await follow(backend, PLAN[:3])
             with pytest.raises(UnknownObject):
                 await backend.step("s", request(4, remove=[9]))
@@ -282,30 +285,21 @@ def test_errors_of_requests_pass_through_and_are_not_replayed():
                 await backend.step("s", request(2))
             kill(farm)
             results = await follow(backend, PLAN[3:])
-            assert [masks(result) for result in results] == (await undisturbed(PLAN))[3:]
+            assert await are_undisturbed(results)
 
     simulate(scenario())
 
 
 def test_corrections_are_replayed():
     plan = [*PLAN[:3], StepRequest(2, None, (click(1, 16.0),)), *PLAN[3:]]
-
-    async def scenario():
-        farm = Farm("a:1", "b:1")
-        async with farm.routed(checkpoint_every_frames=1000) as backend:
-            await backend.open("s", SETTINGS)
-            results = await follow(backend, plan, {8: lambda: kill(farm)})
-        assert origins(results) == {8: RESTORED}
-        assert [masks(result) for result in results] == await undisturbed(plan)
-
-    simulate(scenario())
+    found = simulate(disturbed(Farm("a:1", "b:1"), kill, plan=plan, at=8, checkpoint_every_frames=1000))
+    assert found == {8: RESTORED}
 
 
 def test_a_caller_that_leaves_during_a_frame_leaves_it_carried_out():
     async def scenario():
         farm = Farm("a:1", "b:1")
-        async with farm.routed() as backend:
-            await backend.open("s", SETTINGS)
+        async with opened(farm) as backend:
             await follow(backend, PLAN[:3])
             leaving = asyncio.create_task(backend.step("s", PLAN[3]))
             await asyncio.sleep(0.0005)
@@ -313,7 +307,7 @@ def test_a_caller_that_leaves_during_a_frame_leaves_it_carried_out():
             await asyncio.sleep(0.1)
             kill(farm)
             results = await follow(backend, PLAN[4:])
-            assert [masks(result) for result in results] == (await undisturbed(PLAN))[4:]
+            assert await are_undisturbed(results)
 
     simulate(scenario())
 
