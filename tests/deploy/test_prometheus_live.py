@@ -18,7 +18,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # Tritons are started wh
 
 FRAMES = 30
 PATIENCE_S = 30.0
-_MAY_BE_EMPTY = ("GPU", "Requests B")  # there is no GPU here, and no request fails
+_MAY_BE_EMPTY = ("GPU", "Requests B", "Age of what")  # there is no GPU and no Kubernetes here, and no request fails
 
 
 @pytest.fixture(scope="module")
