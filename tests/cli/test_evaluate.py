@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
+from tests.threads import one_thread as one_thread
 from tests.training.datasets.samples import (
     labels,
     write_annotation,
@@ -32,15 +32,11 @@ MINI = ["--variant", "mini", "--device", "cpu", "--precision", "float32", "--thr
 
 @pytest.fixture(autouse=True)
 def mini(monkeypatch: pytest.MonkeyPatch):
-    """Two small networks, "mini" and "mini-old"; one thread."""
+    """Two small networks, "mini" and "mini-old"."""
     trunk = HieraConfig(16, 1, (1, 1, 1, 1), (2,))
     for name, new in (("mini", True), ("mini-old", False)):
         config = SAM2Config(name, trunk, input_size=64, memory_layers=1, occlusion_embedding=new, pointer_positions=new)
         monkeypatch.setitem(VARIANTS, name, config)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.threads import one_thread as one_thread
 from tests.training.conftest import MINI
 from tests.training.datasets.samples import (
     SIZE,
@@ -46,9 +47,6 @@ real_share = 1.0
 @pytest.fixture(autouse=True)
 def mini(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(VARIANTS, "mini", MINI)
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -6,19 +6,11 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from tests.backends.triton_process import running_triton, stop_triton
+from tests.threads import one_thread as one_thread
 from tests.verification.recording import GOLDEN, blank, golden, write
 
 from masklet.cli import main
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def lines(capsys) -> dict[str, str]:

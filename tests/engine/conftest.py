@@ -7,13 +7,14 @@ to be present.
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import torch
 from tests.engine.driver import INPUT
+from tests.threads import one_thread as one_thread
 
 from masklet.engine import Engine, EngineSettings
 from masklet.model import SAM2, build
@@ -21,14 +22,6 @@ from masklet.types import TrackSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 MakeEngine = Callable[..., Engine]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
-import torch
+from tests.threads import one_thread as one_thread
 
 from masklet.model import VARIANTS, HieraConfig, SAM2Config
 from masklet.training.clip import Clip
@@ -19,14 +17,6 @@ def mini(monkeypatch: pytest.MonkeyPatch) -> SAM2Config:
     """Registers the variant "mini"."""
     monkeypatch.setitem(VARIANTS, "mini", MINI)
     return MINI
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def drifting_squares(seed: int, *, frames: int = 3, size: int = 64, objects: int = 2) -> Clip:
