@@ -57,6 +57,9 @@ class Front:
         self._shared.owners.add(session_id, epoch)
         self._epochs[session_id] = epoch
 
+    def reserve(self, session_id: str, objects: int) -> None:
+        self._inner.reserve(session_id, objects)
+
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         assert location == "here"
         self._shared.owners.attach(session_id, epoch)

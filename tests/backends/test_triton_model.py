@@ -27,7 +27,7 @@ from masklet.errors import (
 )
 from masklet.types import FrameCodec, StepRequest
 
-MINI = ModelConfig(variant="mini", device="cpu", precision="float32", threads=1)
+MINI = ModelConfig(variant="mini", device="cpu", precision="float32", threads=1, calibration_s=0)
 IDLE_S = 600.0
 
 

@@ -10,7 +10,9 @@ from masklet.backends.triton_server import TritonOptions, TritonServer, model_en
 from masklet.config import ModelConfig
 
 # As small as a published variant gets; Triton's process knows nothing of variants that tests make up.
-CONFIG = ModelConfig(variant="sam2.1_hiera_tiny", input_size=64, device="cpu", precision="float32", threads=1)
+CONFIG = ModelConfig(
+    variant="sam2.1_hiera_tiny", input_size=64, device="cpu", precision="float32", threads=1, calibration_s=0.1
+)
 READY_S = 90.0
 EXIT_S = 10
 

@@ -17,7 +17,9 @@ from masklet.config import ModelConfig, RoutingConfig
 from masklet.routing.discovery import ListedEndpoints
 from masklet.routing.router import RoutedBackend
 
-MODEL = ModelConfig(variant="nano", weights="random", input_size=64, device="cpu", precision="float32", threads=1)
+MODEL = ModelConfig(
+    variant="nano", weights="random", input_size=64, device="cpu", precision="float32", threads=1, calibration_s=0
+)
 READY_S = 120.0
 # As by default, but for what a busy test machine needs.
 ROUTING = RoutingConfig(checkpoint_every_frames=4, recovery_timeout_s=90.0, canary_timeout_s=60.0, retry_max_s=0.5)

@@ -41,6 +41,7 @@ class Place:
         stub: whether the model's process lives; health does not tell.
         ready: its health.
         max_sessions: banks it takes.
+        measured: object-frames per second it was measured to make; 0: it was not.
         latency_s: of each call.
         steps: frame numbers, as they were carried out.
         lies: what exporting gives instead of the state.
@@ -49,10 +50,11 @@ class Place:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.backend = FakeBackend()
+        self.backend = FakeBackend(clock=now_s)
         self.backend._entered = True
         self.up = self.stub = self.ready = True
         self.max_sessions = 100
+        self.measured = 0.0
         self.latency_s = 0.001
         self.steps: list[int] = []
         self.lies: bytes | None = None
@@ -66,7 +68,7 @@ class Place:
         self.forget()
 
     def forget(self) -> None:
-        self.backend = FakeBackend()
+        self.backend = FakeBackend(clock=now_s)
         self.backend._entered = True
 
     def start(self) -> None:
@@ -107,6 +109,13 @@ class Client:
     @property
     def max_sessions(self) -> int:
         return self.place.max_sessions
+
+    @property
+    def measured_capacity(self) -> float:
+        return self.place.measured
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """Triton only counts."""
 
     async def is_ready(self) -> bool:
         if not self.place.up:

@@ -37,7 +37,20 @@ class Backend(Protocol):
         ...
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
-        """Start an empty memory bank, owned with this epoch. Raises BackendError if the id is already open."""
+        """Start an empty memory bank, owned with this epoch.
+
+        Raises:
+            AdmissionRefused: there is no room for one more; OverCapacity: none for its load.
+            BackendError: the id is already open.
+        """
+        ...
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """The session is about to have so many objects; a session that is not open is no error.
+
+        Raises:
+            OverCapacity: there is no room for the load of more objects.
+        """
         ...
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
@@ -86,7 +99,7 @@ class Backend(Protocol):
         ...
 
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
-        """Open a session with an exported state, owned with this epoch.
+        """Open a session with an exported state, owned with this epoch. Its load is let in: it was admitted before.
 
         Raises:
             BackendError: the id is already open, or the state is not an exported state of this model.

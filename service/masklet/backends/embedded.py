@@ -15,9 +15,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from masklet.backends.admission import Admission, needs_measuring
 from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.calibration import measure_capacity
 from masklet.backends.ownership import Owners
-from masklet.config import ModelConfig
+from masklet.config import ModelConfig, RoutingConfig
 from masklet.engine import Engine
 from masklet.engine.load import load_engine
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
@@ -37,11 +39,17 @@ class _Call:
 
 
 class EmbeddedBackend:
-    """`Backend` over an `Engine` of this process."""
+    """`Backend` over an `Engine` of this process. Nothing is loaded before it is entered.
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Nothing is loaded before the backend is entered."""
+    Args:
+        config: which network runs, and how.
+        routing: how much load is taken; None: any.
+    """
+
+    def __init__(self, config: ModelConfig, *, routing: RoutingConfig | None = None) -> None:
         self._config = config
+        self._routing = routing or RoutingConfig(admit_by_load=False)
+        self._admission = Admission(self._routing)
         self._calls: deque[_Call] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -79,6 +87,7 @@ class EmbeddedBackend:
             await asyncio.to_thread(self._worker.join)
         self._worker = self._engine = None
         self._owners = Owners()
+        self._admission.clear()
 
     def describe(self) -> ModelDescription:
         """What runs here."""
@@ -94,11 +103,23 @@ class EmbeddedBackend:
             bank_bytes=engine.bank_bytes if engine else 0,
             batches=self._batches,
             batched_steps=self._batched_steps,
+            load=self._admission.load,
+            capacity=self._admission.capacity,
         )
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
-        """Start an empty memory bank."""
-        await self._begin(session_id, epoch, lambda engine: engine.open(session_id, settings))
+        """Start an empty memory bank. Raises OverCapacity if there is no room for its load."""
+        admitted = self._admission.admit(session_id, settings)
+        try:
+            await self._begin(session_id, epoch, lambda engine: engine.open(session_id, settings))
+        except BaseException:
+            if admitted:
+                self._admission.remove(session_id)
+            raise
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """The session is about to have so many objects. Raises OverCapacity."""
+        self._admission.reserve(session_id, objects)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open here. There is one owner, this backend, so only the epoch is checked."""
@@ -120,6 +141,7 @@ class EmbeddedBackend:
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one."""
         result: StepResult = await self._submit(_Call(session_id, request=request))
+        self._admission.note(session_id, result)
         return result
 
     async def export_state(self, session_id: str) -> bytes:
@@ -138,14 +160,16 @@ class EmbeddedBackend:
             engine.close(session_id)
             self._owners.remove(session_id)
 
+        self._admission.remove(session_id)
         await self._submit(_Call(session_id, run=end))
 
     async def _begin(self, session_id: str, epoch: int, start: Callable[[Engine], None]) -> None:
-        def begin(engine: Engine) -> None:
+        def begin(engine: Engine) -> TrackSettings:
             start(engine)
             self._owners.add(session_id, epoch)
+            return engine.sessions[session_id].settings
 
-        await self._submit(_Call(session_id, run=begin))
+        self._admission.take(session_id, await self._submit(_Call(session_id, run=begin)))
 
     async def _submit(self, call: _Call) -> Any:
         with self._wake:
@@ -160,6 +184,8 @@ class EmbeddedBackend:
         try:
             engine, description = load_engine(self._config)
             warm_up(engine)
+            if needs_measuring(self._routing):
+                self._admission.measured = calibrate(engine, self._config)
         except MaskletError as error:
             started.set_exception(error)
             return
@@ -256,3 +282,12 @@ def warm_up(engine: Engine) -> None:
         engine.step([("warm-up", StepRequest(1, image, (Prompt.clicks(1, middle),)))])
         engine.step([("warm-up", StepRequest(2, image))])
     engine.close("warm-up")
+
+
+def calibrate(engine: Engine, config: ModelConfig) -> float:
+    """Object-frames per second that the engine makes; 0 if the configuration does not want it measured."""
+    if not config.calibration_s:
+        return 0.0
+    measured = measure_capacity(engine, max_batch=config.max_batch, limit_s=config.calibration_s)
+    _LOG.info("calibrated", extra={"object_frames_s": round(measured, 1)})
+    return measured

@@ -15,14 +15,17 @@ behave as `masklet.backends.base` says. `mode` makes no difference: a prompt alw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from masklet.backends.admission import Admission
 from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.fake_bank import Bank, pack, unpack
 from masklet.backends.ownership import Owners
+from masklet.config import RoutingConfig
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
 from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
 
@@ -60,11 +63,21 @@ class FakeBackend:
     Args:
         script: cues, obeyed in the order listed; a step that raises or is cancelled leaves its session as it was.
         input_size: model input size claimed; logits are of a quarter of it.
+        routing: how much load is taken, if that is declared; nothing is measured here. None: any.
+        clock: seconds, for the load.
     """
 
-    def __init__(self, script: Sequence[Cue] = (), *, input_size: int = 64) -> None:
+    def __init__(
+        self,
+        script: Sequence[Cue] = (),
+        *,
+        input_size: int = 64,
+        routing: RoutingConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._script = tuple(script)
         self._input_size = input_size
+        self._admission = Admission(routing or RoutingConfig(), clock=clock)
         self._banks: dict[str, Bank] = {}
         self._owners = Owners()
         self._steps_started = 0
@@ -83,6 +96,7 @@ class FakeBackend:
         self._entered = False
         self._banks.clear()
         self._owners = Owners()
+        self._admission.clear()
 
     @property
     def steps_started(self) -> int:
@@ -104,19 +118,26 @@ class FakeBackend:
     def stats(self) -> BackendStats:
         """Each step counts as a batch of one."""
         held = sum(bank.byte_count for bank in self._banks.values())
-        return BackendStats(len(self._banks), held, self._steps_done, self._steps_done)
+        load, capacity = self._admission.load, self._admission.capacity
+        return BackendStats(len(self._banks), held, self._steps_done, self._steps_done, load, capacity)
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
-        """Starts an empty bank. Raises BackendError if the id is already open."""
+        """Starts an empty bank. Raises BackendError if the id is already open, OverCapacity without room for it."""
         self._check_free(session_id)
+        self._admission.admit(session_id, settings)
         self._banks[session_id] = Bank(settings)
         self._owners.add(session_id, epoch)
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """The session is about to have so many objects. Raises OverCapacity."""
+        self._admission.reserve(session_id, objects)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Owns a session that is open here. Raises SessionStateLost or SessionSuperseded."""
         bank = self._bank(session_id)
         self._owners.attach(session_id, epoch)
-        return BankSummary(bank.last_seq, tuple(sorted(bank.objects)), tuple(bank.history))
+        ids, frames = tuple(sorted(bank.objects)), tuple(bank.history)
+        return BankSummary(bank.last_seq, ids, frames, settings=bank.settings)
 
     def location(self, session_id: str) -> str:
         """Nothing to be said: there is one place."""
@@ -133,6 +154,7 @@ class FakeBackend:
         bank = self._bank(session_id).copy()  # committed only if nothing raises
         result = bank.step(request, logits_size=self._input_size // 4)
         self._banks[session_id] = bank
+        self._admission.note(session_id, result)
         self._steps_done += 1
         return result
 
@@ -143,13 +165,15 @@ class FakeBackend:
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Opens a session with an exported state. Raises BackendError if the id is open or the state is not one."""
         self._check_free(session_id)
-        self._banks[session_id] = unpack(state)
+        bank = self._banks[session_id] = unpack(state)
         self._owners.add(session_id, epoch)
+        self._admission.take(session_id, bank.settings)
 
     async def close(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""
         self._banks.pop(session_id, None)
         self._owners.remove(session_id)
+        self._admission.remove(session_id)
 
     async def _perform(self, number: int) -> None:
         for cue in self._script:

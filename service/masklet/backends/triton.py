@@ -141,6 +141,11 @@ class TritonBackend:
         """Memory banks the model takes, of all its clients."""
         return self.facts.max_sessions
 
+    @property
+    def measured_capacity(self) -> float:
+        """Objects times frames per second that the model was measured to make; 0: not measured."""
+        return self.facts.capacity
+
     async def is_ready(self) -> bool:
         """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
         if self._client is None:
@@ -159,6 +164,9 @@ class TritonBackend:
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Open a session with an exported state."""
         await self._begin(session_id, Call(Operation.IMPORT, epoch, state=state))
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """Nothing to do: the model counts, and whoever chooses between several Tritons refuses."""
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open in this Triton."""

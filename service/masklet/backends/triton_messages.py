@@ -339,7 +339,7 @@ def check_result(result: StepResult, request: StepRequest, input_size: int) -> N
 def _stats(fields: Fields) -> BackendStats:
     names = ("sessions", "bank_bytes", "batches", "batched_steps")
     counts = (fields.integer(name, 0, _MAX_COUNT) for name in names)
-    return BackendStats(*counts, load=_pace(fields, "load"), capacity=_pace(fields, "capacity"))
+    return BackendStats(*counts, *(_pace(fields, name) for name in ("load", "capacity")))
 
 
 def _bank(fields: Fields) -> BankSummary:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from masklet.backends.embedded import failed, step_together, warm_up
+from masklet.backends.admission import Admission, needs_measuring
+from masklet.backends.embedded import calibrate, failed, step_together, warm_up
 from masklet.backends.ownership import Owners
 from masklet.backends.triton_frames import is_visible, received
 from masklet.backends.triton_messages import Answer, Call, ModelFacts
@@ -64,10 +65,13 @@ def model_config(parameters: Mapping[str, str], environ: Mapping[str, str], inst
 
 
 def load_model(config: Config, *, clock: Callable[[], float] = time.monotonic) -> TritonModel:
-    """Load the weights and run two frames. Raises ConfigError or WeightsError."""
+    """Load the weights, run two frames, and measure what it makes. Raises ConfigError or WeightsError."""
     engine, description = load_engine(config.model)
     warm_up(engine)
-    return TritonModel(engine, replace(description, backend="triton"), config, clock=clock)
+    capacity = calibrate(engine, config.model) if needs_measuring(config.routing) else 0.0
+    model = TritonModel(engine, replace(description, backend="triton"), config, clock=clock)
+    model.capacity = capacity
+    return model
 
 
 def end_with_parent() -> None:
@@ -92,6 +96,7 @@ class TritonModel:
         clock: seconds, for the reaper.
 
     Attributes:
+        capacity: objects times frames per second it was measured to make; 0: not measured.
         batch_sizes: how many engine batches there were of each size.
         reaped: sessions forgotten because nobody asked for them for `triton.idle_timeout_s`.
     """
@@ -103,6 +108,12 @@ class TritonModel:
         self._facts = ModelFacts(description, config.triton.max_sessions, config.triton.idle_timeout_s)
         self._clock = clock
         self._owners = Owners()
+        self._admission = Admission(  # only counts: its clients refuse
+            replace(config.routing, admit_by_load=False),
+            forgotten_after_s=config.session.idle_timeout_s + config.session.resume_ttl_s,  # no front has it any more
+            clock=clock,
+        )
+        self.capacity = 0.0
         self._asked_s: dict[str, float] = {}
         self._engine_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -145,7 +156,14 @@ class TritonModel:
     def stats(self) -> BackendStats:
         """What is held, and what was done."""
         steps = sum(size * count for size, count in self.batch_sizes.items())
-        return BackendStats(len(self._asked_s), self._engine.bank_bytes, self.batch_sizes.total(), steps)
+        return BackendStats(
+            len(self._asked_s),
+            self._engine.bank_bytes,
+            self.batch_sizes.total(),
+            steps,
+            load=self._admission.load,
+            capacity=self.capacity,
+        )
 
     def reap(self) -> int:
         """Forget sessions nobody has asked for in `triton.idle_timeout_s`; how many."""
@@ -200,7 +218,8 @@ class TritonModel:
                 self._owners.check(session_id, call.epoch)
                 self._forget(session_id)
             case Operation.STAT:
-                return self._answer(facts=replace(self._facts, sees_probe=is_visible(call.probe)))
+                seen = is_visible(call.probe)
+                return self._answer(facts=replace(self._facts, sees_probe=seen, capacity=self.capacity))
         return self._answer()
 
     def _begin(self, session_id: str, call: Call) -> None:
@@ -214,6 +233,7 @@ class TritonModel:
         else:
             self._engine.import_state(session_id, call.state)
         self._owners.add(session_id, call.epoch)
+        self._admission.take(session_id, self._engine.sessions[session_id].settings)
         self._asked_s[session_id] = self._clock()
 
     def _run_steps(self, steps: dict[int, tuple[str, StepRequest]], answers: list[bytes | None]) -> None:
@@ -224,6 +244,8 @@ class TritonModel:
         outcomes = step_together(self._engine, list(steps.values()))
         for index, outcome in zip(steps, outcomes, strict=True):
             error, result = (outcome, None) if isinstance(outcome, MaskletError) else (None, outcome)
+            if result is not None:
+                self._admission.note(steps[index][0], result)
             self._asked_s[steps[index][0]] = self._clock()
             answers[index] = self._answer(error=error, result=result).to_bytes()
         steps.clear()
@@ -231,6 +253,7 @@ class TritonModel:
     def _forget(self, session_id: str) -> None:
         self._engine.close(session_id)
         self._owners.remove(session_id)
+        self._admission.remove(session_id)
         self._asked_s.pop(session_id, None)
 
     def _answer(

@@ -9,7 +9,7 @@ from typing import Any
 
 from masklet.backends.base import Backend
 from masklet.cli.own_triton import own_triton
-from masklet.config import Config, ModelConfig, ServerConfig, TritonConfig
+from masklet.config import Config, ModelConfig, RoutingConfig, ServerConfig, TritonConfig
 from masklet.config_rules import check_rule
 from masklet.errors import ConfigError
 from masklet.server.choice import make_backend
@@ -49,7 +49,12 @@ async def open_backend(args: argparse.Namespace) -> AsyncIterator[Backend]:
     name = "fake" if args.mode == "truth" else args.backend
     with _endpoints(args) if name == "triton" else nullcontext(TritonConfig().endpoints) as endpoints:
         model = _model(args) if name == "embedded" else _MODEL
-        config = Config(server=ServerConfig(backend=name), model=model, triton=TritonConfig(endpoints=endpoints))
+        config = Config(
+            server=ServerConfig(backend=name),
+            model=model,
+            triton=TritonConfig(endpoints=endpoints),
+            routing=RoutingConfig(admit_by_load=False),
+        )
         async with make_backend(config) as backend:
             yield backend
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from masklet.backends.triton_server import TritonOptions, TritonServer, model_environment
@@ -24,7 +25,7 @@ def own_triton(config: ModelConfig) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="masklet-triton-") as folder:
         options = TritonOptions(
             gpu=config.device.startswith("cuda"),
-            environment=model_environment(config),
+            environment=model_environment(replace(config, calibration_s=0)),  # one user, who waits
             log=Path(folder) / "triton.log",
         )
         with TritonServer(options) as server:

@@ -143,10 +143,8 @@ class Metrics:
 
     def _add_capacity(self) -> None:
         self.frame_queue_depth = self._gauge("frame_queue_depth", "Frames waiting for their turn, all sessions.")
-        self.session_load = self._gauge("session_load", "Objects times frames per second, of sessions in Tritons.")
-        self.session_capacity = self._gauge(
-            "session_capacity", "What usable Tritons take of it (routing.capacity_object_frames_s); 0: not set."
-        )
+        self.session_load = self._gauge("session_load", "Objects times frames per second: done, or reserved.")
+        self.session_capacity = self._gauge("session_capacity", "What is taken of it; 0: not limited, or not known.")
         self.triton_endpoints = self._gauge("triton_endpoints", "Tritons by state.", "state")
         self.batches = self._counter("batches", "Batches run by the backend.")
         self.batched_steps = self._counter("batched_steps", "Frames and corrections in them.")
@@ -201,6 +199,8 @@ class Metrics:
         """Sets what the backend holds, and the mean batch size since the last call."""
         self.banks.set(stats.sessions)
         self.bank_bytes.set(stats.bank_bytes)
+        self.session_load.set(stats.load)
+        self.session_capacity.set(stats.capacity)
         batches = stats.batches - self._batches_seen
         steps = stats.batched_steps - self._steps_seen
         self._batches_seen, self._steps_seen = stats.batches, stats.batched_steps

@@ -10,8 +10,10 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from masklet.backends.admission import check_room, usable_capacity
+from masklet.backends.load import LoadMeter
 from masklet.config import RoutingConfig
-from masklet.errors import AdmissionRefused, BackendUnavailable, ConfigError
+from masklet.errors import AdmissionRefused, BackendUnavailable, ConfigError, OverCapacity
 from masklet.observability.metrics import Metrics
 from masklet.routing.discovery import Discovery, Standing
 from masklet.routing.endpoint import Endpoint, EndpointState
@@ -79,37 +81,54 @@ class Fleet:
         links = [endpoint.link for endpoint in self._endpoints.values() if endpoint.state in _SERVING]
         return [link for link in links if link is not None and link.is_alive]
 
-    def choose(self, load: float, *, but: frozenset[Link] = frozenset()) -> Link:
+    def choose(self, load: float | None, *, but: frozenset[Link] = frozenset()) -> Link:
         """The endpoint with the most room.
 
         Args:
-            load: object-frames per second of the session to be placed.
+            load: object-frames per second of the session to be placed; None: it was admitted before, and only needs
+                room for its memory bank.
             but: links that have refused it already.
 
         Raises:
             BackendUnavailable: no endpoint can be used.
-            AdmissionRefused: all that can be used are full.
+            AdmissionRefused: all that can be used have as many sessions as they take.
+            OverCapacity: some take more sessions, but not so much load.
         """
         usable = [link for link in self.links() if link.takes_sessions]
         if not usable:
             raise BackendUnavailable(f"no Triton can be used: {self.why()}", retry_after_s=_RETRY_AFTER_S)
-        fitting = [link for link in usable if link not in but and self._fits(link, load)]
-        if not fitting:
-            raise AdmissionRefused(
-                f"all {len(usable)} Tritons are full: {self._fill(usable)}", retry_after_s=_RETRY_AFTER_S
-            )
-        return min(fitting, key=self._fullness)
+        roomy = [link for link in usable if link.free_sessions > 0]
+        fitting = [link for link in roomy if link not in but and (load is None or self._fits(link, load))]
+        if fitting:
+            return min(fitting, key=self._fullness)
+        text = f"all {len(usable)} Tritons are full: {self._fill(usable)}"
+        if load is not None and any(self._capacity(link) for link in roomy):
+            asked = f"{load:.1f} objects x frames/s are asked for, "
+            raise OverCapacity(asked + text, retry_after_s=_RETRY_AFTER_S)
+        raise AdmissionRefused(text, retry_after_s=_RETRY_AFTER_S)
 
-    async def wait_for(self, load: float, timeout_s: float, *, but: frozenset[Link] = frozenset()) -> Link:
-        """Like `choose`, but waits for room. Raises what `choose` raised last, after `timeout_s`."""
+    def check_placed(self, link: Link) -> None:
+        """Raises OverCapacity if others were quicker and a session just opened there is too much."""
+        capacity = self._capacity(link)
+        if capacity and link.sessions > 1 and link.total_load > capacity:
+            raise OverCapacity(f"{link.address} was filled by others", retry_after_s=_RETRY_AFTER_S)
+
+    def reserve(self, link: Link, meter: LoadMeter, objects: int) -> None:
+        """A session there is about to have so many objects. Raises OverCapacity if there is no room for them."""
+        if link.sessions > 1:
+            check_room(meter.load_with(objects) - meter.load, link.total_load, self._capacity(link))
+        meter.objects = max(1, objects)
+
+    async def wait_for(self, timeout_s: float, *, but: frozenset[Link] = frozenset()) -> Link:
+        """A place for a session that was admitted before, see `choose`. Raises what that raised last."""
         try:
             async with asyncio.timeout(timeout_s):
                 while True:
                     with suppress(BackendUnavailable, AdmissionRefused):
-                        return self.choose(load, but=but)
+                        return self.choose(None, but=but)
                     await self.wait_changed()
         except TimeoutError:
-            return self.choose(load, but=but)
+            return self.choose(None, but=but)
 
     async def wait_usable(self, timeout_s: float) -> None:
         """Until a first endpoint can be used. Raises BackendUnavailable, or ConfigError if trying again is no use."""
@@ -152,14 +171,20 @@ class Fleet:
         self.measure()
 
     def measure(self) -> None:
-        """Sets the metrics of states, load and capacity."""
+        """Sets the metrics of states."""
         states = Counter(endpoint.state for endpoint in self._endpoints.values())
         for state in EndpointState:
             self._metrics.triton_endpoints.labels(state).set(states[state])
-        links = self.links()
-        self._metrics.session_load.set(sum(link.load for link in links))
-        usable = sum(link.takes_sessions for link in links)
-        self._metrics.session_capacity.set(usable * self._settings.capacity_object_frames_s)
+
+    @property
+    def load(self) -> float:
+        """Object-frames per second of this service's sessions."""
+        return sum(link.load for link in self.links())
+
+    @property
+    def capacity(self) -> float:
+        """Object-frames per second that all endpoints take that take sessions; 0: there is no limit, or none."""
+        return sum(self._capacity(link) for link in self.links() if link.takes_sessions)
 
     def why(self) -> str:
         """Why endpoints cannot be used, one after the other."""
@@ -202,24 +227,28 @@ class Fleet:
             del self._endpoints[endpoint.address], self._running[endpoint.address]
             self.touch()
 
+    def _capacity(self, link: Link) -> float:
+        return usable_capacity(self._settings, link.backend.measured_capacity)
+
     def _fits(self, link: Link, load: float) -> bool:
-        capacity = self._settings.capacity_object_frames_s
-        return link.free_sessions > 0 and (not capacity or link.load + load <= capacity)
+        """By load; a session that would be alone there always does."""
+        capacity = self._capacity(link)
+        return not capacity or not link.sessions or link.total_load + load <= capacity
 
     def _fullness(self, link: Link) -> float:
-        """0 to 1, by what is scarcer there."""
-        capacity = self._settings.capacity_object_frames_s
+        """0 to 1 (more if sessions were let in that moved there), by what is scarcer there."""
+        capacity = self._capacity(link)
         sessions = 1.0 - link.free_sessions / link.backend.max_sessions
-        return max(sessions, link.load / capacity if capacity else 0.0)
+        return max(sessions, link.total_load / capacity if capacity else 0.0)
 
     def _fill(self, links: list[Link]) -> str:
-        limit = f" of {self._settings.capacity_object_frames_s:g}" if self._settings.capacity_object_frames_s else ""
-        parts = (
-            f"{link.address} has {link.free_sessions} of {link.backend.max_sessions} sessions free, "
-            f"load {link.load:.1f}{limit}"
-            for link in links
-        )
-        return "; ".join(parts)[:1000]
+        return "; ".join(self._filled(link) for link in links)[:1000]
+
+    def _filled(self, link: Link) -> str:
+        capacity = self._capacity(link)
+        limit = f" of {capacity:.1f}" if capacity else ""
+        free = f"{link.address} has {link.free_sessions} of {link.backend.max_sessions} sessions free"
+        return f"{free}, load {link.total_load:.1f}{limit}"
 
     def _check_hopeless(self) -> None:
         for endpoint in self._endpoints.values():

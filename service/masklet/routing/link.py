@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 
 from masklet.backends.base import Backend
+from masklet.backends.load import LoadMeter
 from masklet.errors import BackendError
-from masklet.routing.load import LoadMeter
 from masklet.types import BackendStats, ModelDescription, Prompt, StepRequest, TrackSettings
 
 _CANARY_SIDE = 32
@@ -22,6 +22,11 @@ class RoutedTo(Backend, Protocol):
     @property
     def max_sessions(self) -> int:
         """Memory banks it takes, of all its clients."""
+        ...
+
+    @property
+    def measured_capacity(self) -> float:
+        """Objects times frames per second that it was measured to make; 0: not measured."""
         ...
 
     async def is_ready(self) -> bool:
@@ -64,13 +69,23 @@ class Link:
 
     @property
     def load(self) -> float:
-        """Object-frames per second of what is pinned here."""
+        """Object-frames per second of what is pinned here by this service."""
         return sum(meter.load for meter in self.loads.values())
 
     @property
+    def total_load(self) -> float:
+        """Object-frames per second of everything there: others may be using it too, which its own count says."""
+        return max(self.load, self.backend.stats().load)
+
+    @property
+    def sessions(self) -> int:
+        """Memory banks there, those of others included."""
+        return max(len(self.loads), self.backend.stats().sessions)
+
+    @property
     def free_sessions(self) -> int:
-        """Memory banks it still takes: others may be using it too, which its own count says."""
-        return self.backend.max_sessions - max(len(self.loads), self.backend.stats().sessions)
+        """Memory banks it still takes."""
+        return self.backend.max_sessions - self.sessions
 
     def fail(self, why: str) -> None:
         """The breaker opens; the first reason stays."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.load import LoadMeter
 from masklet.routing.link import Link
-from masklet.routing.load import LoadMeter
 from masklet.routing.replay import Base, LastAnswer, Replay
 from masklet.types import StateOrigin, StepRequest, StepResult, TrackSettings
 
@@ -69,7 +69,7 @@ class RoutedSession:
     def note(self, request: StepRequest, result: StepResult) -> None:
         """A frame was answered."""
         self.last.note(request, result)
-        self.meter.add(len(result.objects))
+        self.meter.note(result)
 
     def settle(self, link: Link, epoch: int) -> None:
         """It lives there now; the load goes with it."""

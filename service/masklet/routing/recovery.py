@@ -88,7 +88,7 @@ class Recovery:
             MaskletError: it cannot be moved.
         """
         source, started_s = session.link, self._clock()
-        target = self._fleet.choose(session.meter.load, but=frozenset([source]))
+        target = self._fleet.choose(None, but=frozenset([source]))
         with self._moving(session, target) as epoch:
             try:
                 state = await source.backend.export_state(session.session_id)
@@ -114,7 +114,7 @@ class Recovery:
         refused: frozenset[Link] = frozenset()
         for _ in range(self._settings.recovery_attempts):
             left_s = max(0.0, deadline_s - self._clock())
-            link = await self._fleet.wait_for(session.meter.load, left_s, but=refused)
+            link = await self._fleet.wait_for(left_s, but=refused)
             started_s = self._clock() if session.lost_s is None else session.lost_s
             try:
                 with self._moving(session, link) as epoch:

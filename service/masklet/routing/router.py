@@ -11,12 +11,14 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.load import LoadMeter
 from masklet.config import RoutingConfig
 from masklet.errors import (
     AdmissionRefused,
     BackendError,
     BackendUnavailable,
     MaskletError,
+    OverCapacity,
     SessionStateLost,
     SessionSuperseded,
 )
@@ -27,7 +29,6 @@ from masklet.routing.discovery import Discovery
 from masklet.routing.fleet import Fleet
 from masklet.routing.keeper import Keeper
 from masklet.routing.link import Link, RoutedTo
-from masklet.routing.load import LoadMeter
 from masklet.routing.record import RoutedSession, owner_epoch
 from masklet.routing.recovery import Recovery
 from masklet.routing.replay import Base
@@ -118,7 +119,7 @@ class RoutedBackend:
         return self._fleet.description
 
     def stats(self) -> BackendStats:
-        """The sum over all that serve."""
+        """The sum over all that serve; the load is that of the sessions that are ours."""
         self._fleet.measure()
         stats = [link.backend.stats() for link in self._fleet.links()]
         return BackendStats(
@@ -126,6 +127,8 @@ class RoutedBackend:
             sum(one.bank_bytes for one in stats),
             sum(one.batches for one in stats),
             sum(one.batched_steps for one in stats),
+            load=self._fleet.load,
+            capacity=self._fleet.capacity,
         )
 
     def run_beside(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -150,15 +153,25 @@ class RoutedBackend:
         """Start an empty memory bank where there is most room.
 
         Raises:
-            AdmissionRefused: there is none.
+            AdmissionRefused: there is none; OverCapacity: none for its load.
             BackendUnavailable: no endpoint can be used.
         """
 
         async def begin(link: Link, model_epoch: int) -> None:
             await link.backend.open(session_id, settings, epoch=model_epoch)
+            try:
+                self._fleet.check_placed(link)
+            except OverCapacity:
+                await link.backend.close(session_id)
+                raise
 
         session = await self._place(session_id, settings, owner_epoch(epoch), begin)
         session.replay.rebase(Base.OPENING)
+
+    def reserve(self, session_id: str, objects: int) -> None:
+        """The session is about to have so many objects. Raises OverCapacity if its endpoint has no room for them."""
+        if session := self._sessions.get(session_id):
+            self._fleet.reserve(session.link, session.meter, objects)
 
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Open a session with an exported state where there is most room."""
@@ -166,14 +179,15 @@ class RoutedBackend:
         async def begin(link: Link, model_epoch: int) -> None:
             await link.backend.import_state(session_id, state, epoch=model_epoch)
 
-        session = await self._place(session_id, TrackSettings(), owner_epoch(epoch), begin)
+        session = await self._place(session_id, TrackSettings(), owner_epoch(epoch), begin, admitted=True)
         self._recovery.keep(session, state)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open at any of the endpoints."""
         if session_id not in self._sessions:
             link, summary = await adopt(self._fleet, session_id, owner_epoch(epoch), location=location)
-            session = self._add(session_id, TrackSettings(), link)
+            session = self._add(session_id, summary.settings or TrackSettings(), link)
+            session.meter.objects = max(1, len(summary.object_ids))
             session.epoch = owner_epoch(epoch)
             self._keeper.consider(session)
             return summary
@@ -295,13 +309,16 @@ class RoutedBackend:
         settings: TrackSettings,
         epoch: int,
         begin: Callable[[Link, int], Awaitable[None]],
+        *,
+        admitted: bool = False,
     ) -> RoutedSession:
         """A session at the first endpoint that takes it, the emptiest first."""
         if session_id in self._sessions:
             raise BackendError(f"session {session_id} is already open")
         refused: frozenset[Link] = frozenset()
+        load = None if admitted else self._meter(settings).load
         while True:
-            link = self._fleet.choose(self._settings.reserved_object_frames_s, but=refused)
+            link = self._fleet.choose(load, but=refused)
             session = self._add(session_id, settings, link)
             session.epoch = epoch
             try:
@@ -328,11 +345,15 @@ class RoutedBackend:
             self._fleet.eject(link, str(error))
 
     def _add(self, session_id: str, settings: TrackSettings, link: Link) -> RoutedSession:
-        meter = LoadMeter(self._settings.reserved_object_frames_s, clock=self._clock)
+        meter = self._meter(settings)
         session = RoutedSession(session_id, settings, link, meter=meter, base=Base.NOTHING)
         self._sessions[session_id] = session
         link.loads[session_id] = meter
         return session
+
+    def _meter(self, settings: TrackSettings) -> LoadMeter:
+        reserved = self._settings.reserved_object_frames_s
+        return LoadMeter(reserved, frame_rate_hz=settings.frame_rate_hz, clock=self._clock)
 
     def _drop(self, session_id: str) -> None:
         if session := self._sessions.pop(session_id, None):

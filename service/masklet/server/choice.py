@@ -25,7 +25,7 @@ def make_backend(config: Config, *, metrics: Metrics | None = None) -> Backend:
     if name == "fake":
         from masklet.backends.fake import FakeBackend
 
-        return FakeBackend()
+        return FakeBackend(routing=config.routing)
     if name == "triton":
         return _triton_backend(config, metrics)
     if name != "embedded":
@@ -34,7 +34,7 @@ def make_backend(config: Config, *, metrics: Metrics | None = None) -> Backend:
         from masklet.backends.embedded import EmbeddedBackend
     except ModuleNotFoundError as error:
         raise _not_installed(error, name, "engine", _ENGINE_EXTRA) from error
-    return EmbeddedBackend(config.model)
+    return EmbeddedBackend(config.model, routing=config.routing)
 
 
 def _triton_backend(config: Config, metrics: Metrics | None) -> Backend:

@@ -7,7 +7,7 @@ removals, then prompts. A prompt whose object is removed, or that is reset away,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from masklet.config import LimitsConfig
@@ -56,6 +56,7 @@ class PendingEdits:
     Args:
         limits: `max_objects` and `max_points_per_prompt` count here, where order is known.
         history_frames: answered frames that may still be corrected.
+        reserve: asked before there is one more object, with how many there are going to be; may raise OverCapacity.
 
     Attributes:
         prompts: waiting for the next frame, in order.
@@ -65,8 +66,11 @@ class PendingEdits:
         history: the frames that may be corrected, oldest first, by seq.
     """
 
-    def __init__(self, limits: LimitsConfig, *, history_frames: int) -> None:
+    def __init__(
+        self, limits: LimitsConfig, *, history_frames: int, reserve: Callable[[int], None] = lambda _: None
+    ) -> None:
         self._limits = limits
+        self._reserve = reserve
         self._history_frames = history_frames
         self.prompts: list[WaitingPrompt] = []
         self.remove: set[int] = set()
@@ -96,6 +100,7 @@ class PendingEdits:
         Raises:
             UnknownFrame: the frame was not answered, or has left the history window.
             LimitExceeded: too many objects, or too many points.
+            OverCapacity: there is no room for the load of one more object.
         """
         answered = self.history.get(frame_seq)
         if answered is None:
@@ -173,11 +178,14 @@ class PendingEdits:
 
     def _check_room(self, object_id: int) -> None:
         objects = self._objects()
-        if object_id not in objects and len(objects) >= self._limits.max_objects:
+        if object_id in objects:
+            return
+        if len(objects) >= self._limits.max_objects:
             raise LimitExceeded(
                 f"object {object_id} would be one more than the limit of {self._limits.max_objects} objects",
                 field="prompt.object_id",
             )
+        self._reserve(len(objects) + 1)
 
     def _count_points(self, prompt: Prompt, before: int) -> int:
         total = len(prompt.points) + (before if prompt.keep_old_points and prompt.box is None else 0)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from masklet.codecs.frames import decode_frame
 from masklet.codecs.stills import jpeg_size, png_size
-from masklet.errors import InvalidFrame, InvalidPrompt, LimitExceeded, RequestError
+from masklet.errors import AdmissionRefused, InvalidFrame, InvalidPrompt, LimitExceeded, RequestError
 from masklet.session.answer import encode_objects
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
@@ -59,6 +59,9 @@ async def segment_image(
         states = ObjectStates(context.session.lost_after_frames).advance(result.objects)
         objects = await asyncio.to_thread(encode_objects, result.objects, states, mask_encoding)
         return objects, Timing(0.0, decoded_s - started_s, stepped_s - decoded_s, clock() - stepped_s)
+    except AdmissionRefused as error:
+        context.registry.withdraw(session_id, error)
+        raise
     finally:
         context.registry.remove(session_id)
 

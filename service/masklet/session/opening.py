@@ -48,7 +48,7 @@ async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int
         AccessDenied: the resume token is not ours, or not this tenant's.
         SessionExpired: the session to be resumed has ended.
         SessionStateLost: its memory bank is gone.
-        AdmissionRefused: there is no room.
+        AdmissionRefused: there is no room; OverCapacity: none for its load.
         ServerDraining: the server is going away.
         BackendError: the backend failed.
     """
@@ -74,8 +74,8 @@ async def _begin(context: StreamContext, terms: Terms, caller: Caller, *, seq: i
     record = context.registry.add(session_id, peer=caller.peer, size=terms.size)
     try:
         await context.backend.open(session_id, terms.settings)
-    except BaseException:
-        context.registry.remove(session_id)
+    except BaseException as error:
+        context.registry.withdraw(session_id, error)
         await close_bank(context.backend, session_id)  # whoever was cancelled meanwhile may have opened it
         raise
     protocol = StreamProtocol.opened(acked_seq=seq)
@@ -129,11 +129,11 @@ async def _own_here(session: LiveSession, claim: ResumeClaim) -> bool:
 async def _take_over(
     context: StreamContext, terms: Terms, claim: ResumeClaim, caller: Caller
 ) -> tuple[LiveSession, StateOrigin]:
-    record = context.registry.add(claim.session_id, peer=caller.peer, size=terms.size)
+    record = context.registry.add(claim.session_id, peer=caller.peer, size=terms.size, resumed=True)
     try:
         bank, epoch = await _attach(context, claim)
-    except BaseException:
-        context.registry.remove(claim.session_id)
+    except BaseException as error:
+        context.registry.withdraw(claim.session_id, error)
         raise
     protocol = StreamProtocol.opened(acked_seq=bank.last_frame_seq)
     session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=epoch, protocol=protocol)

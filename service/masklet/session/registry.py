@@ -160,15 +160,15 @@ class SessionRegistry:
         """Whether new sessions are refused because the server goes away."""
         return self._drain_at_s is not None
 
-    def add(self, session_id: str, *, peer: str, size: Size) -> SessionRecord:
-        """Admits a session.
+    def add(self, session_id: str, *, peer: str, size: Size, resumed: bool = False) -> SessionRecord:
+        """Admits a session; one that is resumed was admitted before, here or elsewhere.
 
         Raises:
             ServerDraining: the server is going away.
             AdmissionRefused: `max_sessions` are open.
         """
         self.check_draining()
-        if len(self._records) >= self._max_sessions:
+        if not resumed and len(self._records) >= self._max_sessions:
             message = f"{len(self._records)} sessions are open, the limit is {self._max_sessions}"
             raise self._rejected(AdmissionRefused(message, retry_after_s=RETRY_AFTER_S))
         record = SessionRecord(session_id, peer=peer, size=size, now_s=self._clock())
@@ -181,6 +181,13 @@ class SessionRegistry:
         if self.draining:
             message = "the server is draining; open the session on another"
             raise self._rejected(ServerDraining(message, retry_after_s=RETRY_AFTER_S))
+
+    def withdraw(self, session_id: str, error: BaseException) -> None:
+        """A session could not be begun: it was none, and `error` may be a refusal."""
+        self._records.pop(session_id, None)
+        if isinstance(error, AdmissionRefused):
+            self._rejected(error)
+        self._changed()
 
     def remove(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""

@@ -39,6 +39,7 @@ def grant(wanted: Open, config: SessionConfig) -> Terms:
         settings = replace(settings, corrections_as_conditioning=wanted.corrections_as_conditioning)
     if wanted.max_conditioning_frames:
         settings = replace(settings, max_conditioning_frames=wanted.max_conditioning_frames)
+    settings = replace(settings, frame_rate_hz=wanted.target_frame_rate_hz)
     return Terms(
         codec=wanted.codec,
         size=wanted.size,

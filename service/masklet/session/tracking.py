@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from masklet.errors import InvalidFrame, MaskletError, RequestError, SessionError
 from masklet.session.answer import encode_objects
@@ -45,7 +46,11 @@ class Tracking:
             max_frames=context.session.latest_queue_frames if latest else context.session.block_queue_frames,
             max_edits=context.limits.max_prompts_per_frame,
         )
-        self.edits = PendingEdits(context.limits, history_frames=terms.settings.history_frames)
+        self.edits = PendingEdits(
+            context.limits,
+            history_frames=terms.settings.history_frames,
+            reserve=partial(context.backend.reserve, record.session_id),
+        )
         self.lookahead = Lookahead(terms.codec, terms.size, clock=context.clock)
         self._context = context
         self._terms = terms
