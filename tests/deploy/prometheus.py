@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
+@cache
 def rules() -> list[dict[str, Any]]:
     """All rules: recording rules have a `record`, alerts an `alert`."""
     files = sorted((FOLDER / "rules").glob("*.yml"))
@@ -97,6 +99,7 @@ def metrics_of(query: str) -> set[str]:
     return {name for name in names if name not in _WORDS}
 
 
+@cache
 def known_names() -> set[str]:
     """What the two READMEs say is exported, with histograms' suffixes, and what rules record."""
     found = {rule["record"] for rule in rules() if "record" in rule} | triton_names() | _PROMETHEUS_OWN
