@@ -174,6 +174,9 @@ class RoutingConfig:
         retry_max_s: longest such pause.
         canary_timeout_s: how long a Triton may take to show that it works before sessions are placed on it.
         health_period_s: pause between two looks at a Triton's health, which says when it drains.
+        health_timeout_s: how long such a look may take; after two that failed the Triton is given up.
+        step_timeout_s: a Triton that answers none of its requests for this long is given up, however healthy it says it
+            is; longer than the slowest batch takes.
         dns_period_s: pause between two look-ups of a "dns:" endpoint.
         admit_by_load: whether load is limited at all; if not, only sessions are counted.
         capacity_object_frames_s: load that the embedded model, or one Triton, takes; 0: `capacity_share` of what it was
@@ -193,6 +196,8 @@ class RoutingConfig:
     retry_max_s: float = 5.0
     canary_timeout_s: float = 10.0
     health_period_s: float = 0.5
+    health_timeout_s: float = 2.0
+    step_timeout_s: float = 15.0
     dns_period_s: float = 5.0
     admit_by_load: bool = True
     capacity_object_frames_s: float = 0.0

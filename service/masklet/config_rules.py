@@ -96,6 +96,8 @@ RULES: dict[str, _Rule] = {
     "routing.retry_max_s": _between(0.001, _DAY_S),
     "routing.canary_timeout_s": _between(0.01, _DAY_S),
     "routing.health_period_s": _between(0.01, _DAY_S),
+    "routing.health_timeout_s": _between(0.01, _DAY_S),
+    "routing.step_timeout_s": _between(0.01, _DAY_S),
     "routing.dns_period_s": _between(0.01, _DAY_S),
     "routing.capacity_object_frames_s": _between(0, 1e9),
     "routing.capacity_share": _between(0.01, 1),

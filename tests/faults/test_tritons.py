@@ -104,6 +104,43 @@ async def test_kill_9_of_one_of_two_restores_its_session_within_seconds(
     assert masks(results) == masks(undisturbed)
 
 
+def hang_server(server: TritonServer) -> int:
+    return server.process.pid
+
+
+@pytest.mark.parametrize("hung", [hang_server, stub_of])
+async def test_a_triton_that_hangs_loses_its_session_within_seconds(undisturbed, hung: Callable[[TritonServer], int]):
+    servers = running_tritons(2)
+    async with routed(servers, health_timeout_s=1.0) as backend:
+        await both_usable(backend)
+        await backend.open("s", SETTINGS)
+        results = await follow(backend, "s", PLAN[:6])
+        stopped = home(backend, servers, "s")
+        process = hung(stopped)
+        os.kill(process, signal.SIGSTOP)
+        try:
+            before_s = time.monotonic()
+            results += await follow(backend, "s", PLAN[6:7])
+            assert time.monotonic() - before_s < 12  # idle: 3 and 1.2; with the timeouts of old: 16 and no end
+        finally:
+            os.kill(process, signal.SIGCONT)
+        if process == stopped.process.pid:
+            await both_usable(backend)
+        else:
+            forget(stopped)  # Triton does not use a model again that was late once
+        results += await follow(backend, "s", PLAN[7:])
+    assert origins(results) == {7: StateOrigin.RESTORED}
+    assert masks(results) == masks(undisturbed)
+
+
+async def test_a_server_whose_model_was_killed_ends_and_says_so(caplog):
+    (server,) = running_tritons(1)
+    forget(server)
+    kill_stub(server)
+    assert await asyncio.to_thread(server.process.wait, 10) == -signal.SIGKILL
+    assert "the model's process has died" in caplog.text
+
+
 async def test_a_frame_under_way_when_its_triton_dies_is_answered(undisturbed):
     servers = running_tritons(2)
     async with routed(servers) as backend:

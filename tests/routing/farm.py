@@ -46,6 +46,7 @@ class Place:
         steps: frame numbers, as they were carried out.
         lies: what exporting gives instead of the state.
         die_on: kills the model's process when it gets this frame.
+        hangs_s: how long nothing has been answered, as far as its clients know.
     """
 
     def __init__(self, address: str) -> None:
@@ -59,6 +60,7 @@ class Place:
         self.steps: list[int] = []
         self.lies: bytes | None = None
         self.die_on: int | None = None
+        self.hangs_s = 0.0
         self.connections = 0
         self.model = "fake"
 
@@ -116,6 +118,9 @@ class Client:
 
     def reserve(self, session_id: str, objects: int) -> None:
         """Triton only counts."""
+
+    def waiting_s(self) -> float:
+        return self.place.hangs_s
 
     async def is_ready(self) -> bool:
         if not self.place.up:

@@ -232,3 +232,21 @@ def test_connections_are_left_when_the_backend_is():
         assert farm.holding("s") == set()
 
     simulate(scenario())
+
+
+def test_an_endpoint_that_answers_nothing_is_ejected_however_healthy_it_says_it_is():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed(step_timeout_s=3.0) as backend:
+            await backend.open("s", SETTINGS)
+            await backend.step("s", request(1, click()))
+            hung = farm[backend.location("s")]
+            hung.hangs_s = 2.9
+            await asyncio.sleep(2)
+            assert states(farm) == {"healthy": 2}
+            hung.hangs_s = 3.1
+            await asyncio.sleep(0.6)
+            assert states(farm) == {"healthy": 1, "ejected": 1}
+            assert (await backend.step("s", request(2))).recovered is not None
+
+    simulate(scenario())

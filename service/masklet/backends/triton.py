@@ -90,6 +90,8 @@ class TritonBackend:
         self._stats = _NO_STATS
         self._sessions: dict[str, _Owned] = {}
         self._sending: set[asyncio.Future[Any]] = set()
+        self._asked_s: dict[object, float] = {}
+        self._answered_s = float("-inf")
         self._slots = SlotPool()
         self._frames_shared = False
 
@@ -108,7 +110,13 @@ class TritonBackend:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let requests on their way finish, close the sessions that are ours, free everything."""
+        """Let requests on their way finish, close the sessions that are ours, free everything.
+
+        With an error, at once: what is on its way raises BackendUnavailable, sessions are left to themselves.
+        """
+        if error is not None:
+            await self._disconnect()
+            return
         closing = [asyncio.ensure_future(self.close(session_id)) for session_id in list(self._sessions)]
         if waiting := {*closing, *self._sending}:
             await asyncio.wait(waiting, timeout=_LEAVING_S)
@@ -156,6 +164,11 @@ class TritonBackend:
             if _EXITING in str(error.message()):
                 return False
             raise _translated(error, self._endpoint) from error
+
+    def waiting_s(self) -> float:
+        """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
+        oldest_s = min(self._asked_s.values(), default=None)
+        return 0.0 if oldest_s is None else time.monotonic() - max(oldest_s, self._answered_s)
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Start an empty memory bank."""
@@ -336,16 +349,21 @@ class TritonBackend:
         if self._client is None:
             raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
         tensor = await asyncio.to_thread(_tensor, call) if call.frame and not call.frame.shared else _tensor(call)
+        asking = object()
+        self._asked_s[asking] = time.monotonic()
         try:
             reply = await self._client.infer(
                 MODEL, [tensor], sequence_id=session_id, sequence_start=start, sequence_end=end
             )
+            self._answered_s = time.monotonic()
         except InferenceServerException as error:
             raise _translated(error, self._endpoint) from error
         except asyncio.CancelledError:
             if self._client is not None:
                 raise
             raise BackendUnavailable(f"the connection to Triton at {self._endpoint} was closed") from None
+        finally:
+            del self._asked_s[asking]
         answer = Answer.from_bytes(_content(reply.get_response()))
         self._stats = answer.stats
         return answer

@@ -10,7 +10,9 @@ import contextlib
 import ctypes
 import hashlib
 import importlib.util
+import logging
 import os
+import select
 import shutil
 import signal
 import socket
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -41,6 +44,7 @@ _POLL_S = 0.1
 _KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
 _COMM_CHARACTERS = 15  # of a process's name, in /proc
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_LOG = logging.getLogger(__name__)
 _CPU_KIND, _GPU_KIND = "kind: KIND_CPU", "kind: KIND_GPU"
 
 
@@ -74,6 +78,8 @@ class TritonOptions:
         environment: settings of the model, MASKLET_*.
         repository: model repository; None: `default_repository`.
         log: where the server's output goes; None: this process's own.
+        watch_model: kill the server when its Python model has died: it would stay up, say that it is well, and take a
+            second to find out at each request. Whoever started it is to start it again.
     """
 
     host: str = "127.0.0.1"
@@ -86,6 +92,7 @@ class TritonOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     repository: Path | None = None
     log: Path | None = None
+    watch_model: bool = True
 
 
 def find_triton(cache: Path | None = None) -> Installation:
@@ -180,6 +187,7 @@ class TritonServer:
         self.grpc_port, self.http_port, self.metrics_port = options.grpc_port, options.http_port, options.metrics_port
         self._process: subprocess.Popen[bytes] | None = None
         self._regions: set[Path] = set()
+        self._watching = False
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -248,6 +256,20 @@ class TritonServer:
                 raise BackendUnavailable(f"Triton was not ready within {timeout_s:g} s{self._last_words()}")
             time.sleep(_POLL_S)
         self._regions = _shared_regions(self.process.pid)
+        if self._options.watch_model and not self._watching:
+            self._watching = True
+            for pid in _models_of(self.process.pid):
+                threading.Thread(target=self._watch, args=(pid,), name="masklet-triton-model", daemon=True).start()
+
+    def _watch(self, pid: int) -> None:
+        """Until a model's process ends; then ends the server, unless it knows about that."""
+        with contextlib.suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(pid)
+            select.select([descriptor], [], [])
+            os.close(descriptor)
+        if self.process.poll() is None and self.is_ready():
+            _LOG.error("the model's process has died, Triton is ended", extra={"endpoint": self.endpoint, "pid": pid})
+            self.process.kill()
 
     def _last_words(self) -> str:
         if self._options.log is None:
@@ -326,6 +348,13 @@ def _shared_regions(pid: int) -> set[Path]:
     """Shared memory between the server and its Python models, which outlives them unless they end in peace."""
     words = (line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
     return {Path(line[5]) for line in words if len(line) == 6 and line[5].startswith(_REGION)}
+
+
+def _models_of(pid: int) -> set[int]:
+    """The processes of its Python models."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    children = {int(child) for thread in threads for child in (thread / "children").read_text().split()}
+    return {child for child in children if _STUB.startswith(Path(f"/proc/{child}/comm").read_text().strip())}
 
 
 def _environment(installation: Installation, settings: Mapping[str, str]) -> dict[str, str]:

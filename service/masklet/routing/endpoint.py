@@ -149,7 +149,7 @@ class Endpoint:
         except MaskletError as error:
             return error
         except TimeoutError:
-            return self._too_slow()
+            return self._too_slow(self._settings.canary_timeout_s)
         except Exception as error:  # one endpoint's surprise must not end the search for it
             _LOG.exception("endpoint failed", extra={"endpoint": self.address})
             return BackendUnavailable(f"{self.address}: {type(error).__name__}: {error}")
@@ -184,32 +184,46 @@ class Endpoint:
             leaving = self.is_retired or not ready or self.standing is Standing.LEAVING
             link.draining = leaving or self.standing is Standing.HELD
             self._become(EndpointState.DRAINING if link.draining else EndpointState.HEALTHY)
+            self._check_progress(link)
             if leaving and link.loads:
-                await self._drain(link)
+                await self._drained(link)
             if self.is_retired and not link.loads:
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.health_period_s):
                     await link.failed.wait()
 
+    async def _drained(self, link: Link) -> None:
+        """Returns when its sessions have been moved, as far as possible, or the link has failed meanwhile."""
+        draining = asyncio.ensure_future(self._drain(link))
+        try:
+            while link.is_alive and not draining.done():
+                await asyncio.wait([draining], timeout=self._settings.health_period_s)
+                self._check_progress(link)
+        finally:
+            draining.cancel()
+
     async def _looked(self, link: Link) -> bool:
         try:
-            async with asyncio.timeout(self._settings.canary_timeout_s):
+            async with asyncio.timeout(self._settings.health_timeout_s):
                 ready = await link.backend.is_ready()
-                if ready:
-                    await self.close_orphans(link.backend)
-                return ready
         except TimeoutError:
-            raise self._too_slow() from None
+            raise self._too_slow(self._settings.health_timeout_s) from None
+        if ready and self.orphans:
+            refused = await self._within_time(self.close_orphans(link.backend))
+            if refused is not None:
+                raise refused
+        return ready
 
     def _leave(self, link: Link) -> None:
         """Frees the connection in the background: it may take seconds if the other side is gone."""
         if not link.is_alive:
             self.error = BackendUnavailable(link.failure)
             self._become(EndpointState.EJECTED)
+        error = None if link.is_alive else self.error
         link.fail("the connection was closed")
         self.link = None
-        task = asyncio.create_task(_left(link))
+        task = asyncio.create_task(_left(link, error))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         self._changed()
@@ -229,8 +243,14 @@ class Endpoint:
             self.state = state
         self._changed()
 
-    def _too_slow(self) -> BackendUnavailable:
-        return BackendUnavailable(f"{self.address} did not answer within {self._settings.canary_timeout_s:g} s")
+    def _too_slow(self, timeout_s: float) -> BackendUnavailable:
+        return BackendUnavailable(f"{self.address} did not answer within {timeout_s:g} s")
+
+    def _check_progress(self, link: Link) -> None:
+        """The breaker opens if nothing comes back: a model that hangs does not show in its server's health."""
+        limit_s = self._settings.step_timeout_s
+        if link.backend.waiting_s() > limit_s:
+            link.fail(f"{self.address} has answered none of its requests for {limit_s:g} s")
 
     async def _pause(self, pause_s: float) -> None:
         with suppress(TimeoutError):
@@ -248,8 +268,8 @@ async def _close_orphan(backend: RoutedTo, session_id: str, epoch: int) -> None:
         pass  # it is gone, or has a later owner
 
 
-async def _left(link: Link) -> None:
+async def _left(link: Link, error: MaskletError | None) -> None:
     try:
-        await link.backend.__aexit__(None, None, None)
+        await link.backend.__aexit__(type(error) if error else None, error, None)
     except MaskletError as error:
         _LOG.warning("endpoint not left in peace", extra={"endpoint": link.address, "why": str(error)})

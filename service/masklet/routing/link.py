@@ -17,7 +17,7 @@ _CANARY_SIDE = 32
 
 
 class RoutedTo(Backend, Protocol):
-    """A backend that sessions are routed to."""
+    """A backend that sessions are routed to. Left with an error, it waits for nothing: requests under way fail."""
 
     @property
     def max_sessions(self) -> int:
@@ -31,6 +31,10 @@ class RoutedTo(Backend, Protocol):
 
     async def is_ready(self) -> bool:
         """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
+        ...
+
+    def waiting_s(self) -> float:
+        """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
         ...
 
     async def ask_stats(self) -> BackendStats:
