@@ -73,6 +73,25 @@ async def test_no_batch_is_larger_than_configured():
         assert since(BackendStats(0, 0, 0, 0), backend.stats()) in [(4, 8), (5, 8)]
 
 
+async def test_a_flood_from_one_session_costs_the_others_no_more_than_a_place_in_each_batch(backend):
+    stop = asyncio.Event()
+
+    async def flood() -> int:
+        seq = 1
+        while not stop.is_set():  # as a session works through what it was sent: the next as soon as one is answered
+            seq += 1
+            await backend.step("s0", frame(seq))
+        return seq
+
+    flooding = asyncio.create_task(flood())
+    for seq in range(2, 22):
+        before = backend.stats().batches
+        await asyncio.gather(*(backend.step(name, frame(seq)) for name in NAMES[1:]))
+        assert backend.stats().batches - before <= 3  # that under way, that of the first to come, that of the others
+    stop.set()
+    assert await flooding > 20
+
+
 async def test_calls_for_one_session_keep_their_order(backend):
     first = await busy(backend, NAMES[0])
     calls = [

@@ -8,6 +8,7 @@ import os
 import signal
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,17 @@ from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.backends.triton import TritonBackend
 from masklet.backends.triton_server import TritonServer
-from masklet.errors import BackendError, BackendUnavailable, ConfigError, SessionStateLost, SessionSuperseded
+from masklet.config import RoutingConfig
+from masklet.errors import (
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    OverCapacity,
+    SessionStateLost,
+    SessionSuperseded,
+)
+from masklet.routing.discovery import ListedEndpoints
+from masklet.routing.router import RoutedBackend
 from masklet.types import StepRequest, StepResult
 
 pytestmark = pytest.mark.triton
@@ -70,6 +81,35 @@ async def test_it_says_what_runs(backend):
     found = backend.describe()
     assert (found.model, found.backend, found.device, found.input_size) == (CONFIG.variant, "triton", "cpu", 64)
     assert backend.facts.max_sessions == 256
+
+
+async def test_it_says_what_it_was_measured_to_make(backend):
+    assert backend.measured_capacity > 0
+    assert backend.stats().capacity == backend.measured_capacity
+
+
+async def test_it_counts_the_load_of_all_its_clients(backend):
+    before = backend.stats().load
+    async with TritonBackend(running_triton().endpoint) as other:
+        await other.open("loaded", replace(SETTINGS, frame_rate_hz=1000.0))
+        await other.step("loaded", frame(1, click(), click(2, 40, 10)))
+        await backend.ask_stats()
+        assert 1990 < backend.stats().load - before < 2010
+    await backend.ask_stats()
+    assert backend.stats().load < before + 10
+
+
+async def test_sessions_are_admitted_by_what_it_was_measured_to_make():
+    discovery = ListedEndpoints([running_triton().endpoint])
+    async with RoutedBackend(discovery, TritonBackend, RoutingConfig(capacity_share=1.0)) as routed:
+        capacity = routed.stats().capacity
+        half = replace(SETTINGS, frame_rate_hz=0.4 * capacity)  # or all but: it may not have forgotten other tests yet
+        for name in ("first", "second"):
+            await routed.open(name, half)
+        with pytest.raises(OverCapacity, match=f"of {capacity:.1f}"):
+            await routed.open("third", half)
+        await routed.close("first")
+        await routed.open("third", half)
 
 
 @pytest.mark.parametrize("transport", ["raw", "shm", "auto"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from tests.routing.farm import SETTINGS, Client, Farm, click, request
 from tests.routing.simulated import now_s, simulate
 
 from masklet.backends.load import LoadMeter
-from masklet.errors import AdmissionRefused, BackendError, SessionStateLost
+from masklet.errors import AdmissionRefused, BackendError, OverCapacity, SessionStateLost
+from masklet.types import TrackSettings
 
 
 def test_sessions_go_where_most_room_is():
@@ -117,6 +119,95 @@ def test_what_a_session_does_counts_when_it_is_more_than_reserved():
                 await backend.open("another", SETTINGS)
             await asyncio.sleep(10)
             await backend.open("later", SETTINGS)
+
+    simulate(scenario())
+
+
+def rated(frame_rate_hz: float) -> TrackSettings:
+    return replace(SETTINGS, frame_rate_hz=frame_rate_hz)
+
+
+def test_a_share_of_what_a_triton_makes_is_given_to_sessions():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        farm["a:1"].measured, farm["b:1"].measured = 100.0, 20.0
+        async with farm.routed(capacity_share=0.5) as backend:
+            assert backend.stats().capacity == 60.0
+            for number in range(6):
+                await backend.open(f"s{number}", rated(10.0))
+            with pytest.raises(OverCapacity, match=r"a:1 has .* load 50.0 of 50.0; b:1 has .* load 10.0 of 10.0"):
+                await backend.open("late", rated(10.0))
+            return [len(place.sessions) for place in farm.places.values()]
+
+    assert simulate(scenario()) == [5, 1]
+
+
+def test_load_that_other_fronts_have_placed_counts():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as one, farm.routed(capacity_object_frames_s=10.0) as two:
+            await one.open("s", rated(8.0))
+            with pytest.raises(OverCapacity, match=r"load 8.0 of 10.0"):
+                await two.open("t", rated(8.0))
+            assert (one.stats().load, two.stats().load) == (8.0, 0.0)  # each tells of its own
+
+    simulate(scenario())
+
+
+def test_of_fronts_that_fill_a_triton_at_the_same_time_none_overfills_it():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as one, farm.routed(capacity_object_frames_s=10.0) as two:
+            opening = [backend.open(f"s{index}", rated(6.0)) for index, backend in enumerate((one, two))]
+            outcomes = await asyncio.gather(*opening, return_exceptions=True)
+            assert any(isinstance(outcome, OverCapacity) for outcome in outcomes)
+            assert farm["a:1"].backend.stats().load <= 10.0
+            assert sum(len(backend._sessions) for backend in (one, two)) == len(farm["a:1"].sessions)
+
+    simulate(scenario())
+
+
+def test_objects_are_added_as_long_as_their_triton_has_room():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as backend:
+            await backend.open("s", rated(4.0))
+            backend.reserve("s", 3)  # alone
+            backend.reserve("s", 1)
+            await backend.open("t", rated(4.0))
+            with pytest.raises(OverCapacity):
+                backend.reserve("s", 2)
+            assert backend.stats().load == 8.0
+
+    simulate(scenario())
+
+
+def test_a_session_that_was_admitted_is_recovered_where_there_is_no_room():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as backend:
+            for name in ("s", "t"):
+                await backend.open(name, rated(10.0))
+                await backend.step(name, request(1, click()))
+            farm[backend.location("s")].kill()
+            result = await backend.step("s", request(2))
+            assert result.recovered and backend.location("s") == backend.location("t")
+            assert backend.stats().load == 20.0
+            with pytest.raises(OverCapacity):
+                await backend.open("late", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_a_front_that_takes_a_session_over_knows_its_load():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as one, farm.routed() as two:
+            await one.open("s", rated(8.0))
+            await one.step("s", request(1, click(1), click(2)))
+            one.disown("s")
+            await two.attach("s", 2)
+            assert (one.stats().load, two.stats().load) == (0.0, 16.0)
 
     simulate(scenario())
 

@@ -14,7 +14,7 @@ import pytest
 
 from masklet.backends.fake import Cue, FakeBackend
 from masklet.codecs.frames import encode_frame
-from masklet.config import LimitsConfig, SessionConfig
+from masklet.config import LimitsConfig, RoutingConfig, SessionConfig
 from masklet.observability.metrics import Metrics
 from masklet.session.context import StreamContext
 from masklet.session.messages import (
@@ -146,9 +146,13 @@ async def make_world() -> AsyncIterator[MakeWorld]:
     before = asyncio.all_tasks()
 
     async def make(
-        script: Sequence[Cue] = (), *, limits: LimitsConfig | None = None, session: SessionConfig | None = None
+        script: Sequence[Cue] = (),
+        *,
+        limits: LimitsConfig | None = None,
+        session: SessionConfig | None = None,
+        routing: RoutingConfig | None = None,
     ) -> World:
-        backend = FakeBackend(script)
+        backend = FakeBackend(script, routing=routing)
         await backend.__aenter__()
         metrics = Metrics()
         allowed = limits or LimitsConfig()

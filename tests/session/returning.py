@@ -42,10 +42,10 @@ class Clock:
             await asyncio.sleep(0)
 
 
-def made(backend: Backend, clock: Clock | None = None, *, key: bytes = b"k" * 32) -> World:
+def made(backend: Backend, clock: Clock | None = None, *, key: bytes = b"k" * 32, max_sessions: int = 99) -> World:
     """A front; without `clock` it lives in real time."""
     metrics, monotonic, wall = Metrics(), clock or time.monotonic, clock or time.time
-    registry = SessionRegistry(99, metrics=metrics, clock=monotonic)
+    registry = SessionRegistry(max_sessions, metrics=metrics, clock=monotonic)
     signer, limits = TokenSigner([key], wall=wall), LimitsConfig()
     context = StreamContext(backend, registry, limits, SessionConfig(), metrics, clock=monotonic, signer=signer)
     return World(context, backend)  # type: ignore[arg-type]

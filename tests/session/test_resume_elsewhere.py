@@ -61,6 +61,17 @@ async def test_frames_another_front_answered_unseen_are_reported(shared: Shared)
     await gone(first, second)
 
 
+async def test_a_front_that_is_full_takes_over_what_others_had_admitted(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared), max_sessions=1)
+    await second.opened(BLOCKING)
+    peer = await first.opened(BLOCKING)
+    await peer.vanish()
+    again = await back(second, peer)
+    again.send(FRAME)
+    await again.until(Result)
+    await gone(first, second)
+
+
 async def test_edits_and_corrections_work_after_the_move(shared: Shared) -> None:
     first, second = made(Front(shared)), made(Front(shared))
     peer = await first.opened(BLOCKING)
