@@ -246,7 +246,7 @@ def stub_of(server: TritonServer) -> int:
 @pytest.mark.slow
 async def test_a_dead_model_and_a_dead_triton_are_unavailable(tmp_path):
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(TritonServer(options(tmp_path)))
+        server = stack.enter_context(TritonServer(options(tmp_path, watch_model=False)))
         server.wait_ready(READY_S)
         backend = await TritonBackend(server.endpoint).__aenter__()
         await three_frames(backend, "doomed")
