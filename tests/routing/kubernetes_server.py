@@ -134,7 +134,7 @@ class ApiServer:
             if said is not None and said != old.get("resourceVersion"):
                 return None
             self._version += 1
-            metadata = {**old, **found.get("metadata", {}), "resourceVersion": str(self._version)}
+            metadata = {"name": name, **old, **found.get("metadata", {}), "resourceVersion": str(self._version)}
             if patch:
                 annotations = {**(old.get("annotations") or {}), **(found["metadata"].get("annotations") or {})}
                 found = {**store[name], **found}
@@ -167,6 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         api, url = self.server_api, urlsplit(self.path)
+        if api._server is not self.server:  # the connection is older than the outage
+            self.close_connection = True
+            return None
         size = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(size)) if size else {}
         found = _PATH.fullmatch(url.path)
@@ -213,13 +216,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _events(self, version: int, until_s: float) -> None:
         api = self.server_api
-        while api.up and (api.silent or time.monotonic() < until_s):
+        while api._server is self.server and (api.silent or time.monotonic() < until_s):
             if not api.silent:
                 for number, event in api.events_after(version):
                     version = number
                     self._chunk(json.dumps(event).encode() + b"\n")
             time.sleep(_LOOK_S)
-        if not api.silent and api.up:
+        if not api.silent and api._server is self.server:
             self._chunk(b"")
         self.close_connection = True
 
