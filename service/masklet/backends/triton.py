@@ -3,9 +3,6 @@
 A request that was sent is never cancelled, because Triton would end its whole sequence: whoever stops waiting leaves it
 to finish, and the session's next request waits for it. For the same reason steps have no deadline; a peer that vanishes
 is found out by keepalive pings.
-
-How frames travel by default ("auto"): through shared memory if the model sees ours, else raw; JPEG only if asked for,
-since it is lossy.
 """
 
 from __future__ import annotations
@@ -77,7 +74,7 @@ class TritonBackend:
 
     Args:
         endpoint: host:port of its gRPC port.
-        transport: how frames travel: "auto", "shm", "raw" or "jpeg".
+        transport: how frames travel: "shm", "raw", "jpeg" (lossy), or "auto": "shm" if the model sees ours, else "raw".
         connect_timeout_s: how long to wait for a model that is not ready.
     """
 
