@@ -233,7 +233,7 @@ class KubernetesConfig:
         resync_period_s: everything is listed anew this often, whatever the watch says.
         retry_min_s: first pause after a failure; pauses double, with jitter.
         retry_max_s: longest such pause, and the pause when access is denied.
-        deletion_cost: say on Triton's pods (controller.kubernetes.io/pod-deletion-cost) how many sessions they hold, so
+        deletion_cost: say on Triton's pods (controller.kubernetes.io/pod-deletion-cost) how much load they have, so
             that scaling in takes the emptiest. One service does so at a time, the holder of the Lease.
         deletion_cost_period_s: how often it looks for changes worth writing.
         lease_name: of the Lease.

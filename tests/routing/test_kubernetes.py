@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,10 +24,11 @@ from masklet.routing.kubernetes_rights import RBAC, needed_rights
 from masklet.server.choice import make_backend
 from masklet.types import StateOrigin
 
+ROOT = Path(__file__).parents[2]
 A, B = "10.0.0.1:8001", "10.0.0.2:8001"
-READY = {"ready": True, "serving": True, "terminating": False}
-GOING = {"ready": False, "serving": True, "terminating": True}
-NOT_READY = {"ready": False, "serving": False, "terminating": False}
+READY: dict[str, Any] = {"ready": True, "serving": True, "terminating": False}
+GOING: dict[str, Any] = {"ready": False, "serving": True, "terminating": True}
+NOT_READY: dict[str, Any] = {"ready": False, "serving": False, "terminating": False}
 
 
 @pytest.fixture
@@ -160,6 +163,14 @@ def test_endpoints_that_are_understood(good):
 def test_endpoints_that_are_not_understood(bad):
     with pytest.raises(ConfigError, match="k8s:service"):
         load_config(None, {}, {"triton.endpoints": bad})
+
+
+def test_the_manifests_grant_what_is_needed():
+    objects = yaml.safe_load_all((ROOT / "deploy/kubernetes/base/access.yaml").read_text())
+    rules = [rule for one in objects if one["kind"] == "Role" for rule in one["rules"]]
+    for right in RBAC:
+        granted = [rule for rule in rules if right.group in rule["apiGroups"] and right.resource in rule["resources"]]
+        assert right.verbs <= {verb for rule in granted for verb in rule["verbs"]}, right.why
 
 
 def test_without_deletion_costs_only_slices_are_read():

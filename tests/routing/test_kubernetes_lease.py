@@ -58,7 +58,7 @@ def test_of_two_who_race_one_wins(server, candidates):
     for _ in range(10):
         server.leases.clear()
         candidates = [Candidate(one.lease._api, one.lease._identity) for one in candidates]
-        barrier, won = threading.Barrier(2), []
+        barrier, won = threading.Barrier(2), list[bool]()
 
         def race(candidate: Candidate, barrier=barrier, won=won) -> None:
             barrier.wait(5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -106,7 +106,7 @@ class JoinedEndpoints:
     def __init__(self, parts: Sequence[Discovery]) -> None:
         self._parts = parts
 
-    async def watch(self) -> AsyncIterator[Found]:
+    async def watch(self) -> AsyncGenerator[Found, None]:
         """Watches all, for ever."""
         found: dict[int, Found] = {}
         changes: asyncio.Queue[None] = asyncio.Queue(1)

@@ -44,7 +44,7 @@ class DeletionCosts:
         lease: of all who may write.
         settings: times.
         pods: which pod an address is.
-        survey: what each address holds, by all its clients, asked now.
+        survey: load of each address, by all its clients, asked now.
         metrics: failures, writes and who leads go there.
     """
 
@@ -147,7 +147,7 @@ class DeletionCosts:
 
 
 def _differs(said: int | None, cost: int) -> bool:
-    """Whether it matters: what is not said counts as 0, and every session counts while there are few."""
+    """Whether it matters: what is not said counts as 0, and little changes count while there is little."""
     before = said or 0
     return before != cost and (0 in (before, cost) or abs(cost - before) >= _MATERIAL * max(before, cost))
 

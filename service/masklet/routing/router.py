@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from dataclasses import replace
@@ -136,13 +137,17 @@ class RoutedBackend:
         self._beside.append(work)
 
     async def survey(self) -> dict[str, int]:
-        """How many sessions each endpoint holds, of all its clients, asked now; without those that do not answer."""
+        """What each endpoint holds for all its clients, asked now; those that do not answer are left out.
+
+        Returns:
+            Object-frames per second by address, rounded up, and not below the number of sessions.
+        """
         links = self._fleet.links()
         answers = await asyncio.gather(
             *(asyncio.wait_for(link.backend.ask_stats(), _SURVEY_S) for link in links), return_exceptions=True
         )
-        held = zip(links, answers, strict=True)
-        return {link.address: answer.sessions for link, answer in held if isinstance(answer, BackendStats)}
+        held = [(link.address, one) for link, one in zip(links, answers, strict=True) if isinstance(one, BackendStats)]
+        return {address: math.ceil(max(one.sessions, one.load)) for address, one in held}
 
     def location(self, session_id: str) -> str:
         """The address of the session's endpoint."""
