@@ -189,22 +189,28 @@ def connect(settings: KubernetesConfig) -> Connection:
     try:
         namespace = _configure(configuration, config, settings.kubeconfig)
     except (config.ConfigException, OSError, ValueError) as error:
-        where = f"kubernetes.kubeconfig is {settings.kubeconfig!r}" if settings.kubeconfig else "not in a pod"
-        message = f"the Kubernetes API is not known: {where}; {str(error)[:_MAX_TEXT]}"
+        where = f"kubernetes.kubeconfig is {settings.kubeconfig!r}: " if settings.kubeconfig else ""
+        message = f"it is not known where the Kubernetes API is: {where}{str(error)[:_MAX_TEXT]}"
         raise ConfigError(message, field="kubernetes.kubeconfig") from error
     return Connection(client.ApiClient(configuration), namespace)
 
 
 def _configure(configuration: Any, config: Any, kubeconfig: str) -> str:
     """Fills the configuration in; the namespace it comes with."""
-    if not kubeconfig:
+    if kubeconfig:
+        return _read_kubeconfig(configuration, config, kubeconfig)
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+        return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else ""
+    except config.ConfigException as no_pod:
         try:
-            config.load_incluster_config(client_configuration=configuration)
-        except config.ConfigException:
-            pass  # not in a pod
-        else:
-            return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else ""
-    path = kubeconfig or None
+            return _read_kubeconfig(configuration, config, None)
+        except config.ConfigException as no_user:
+            text = f"no service account of a pod ({no_pod}), and no kubeconfig ({no_user})"
+            raise config.ConfigException(text) from no_user
+
+
+def _read_kubeconfig(configuration: Any, config: Any, path: str | None) -> str:
     config.load_kube_config(config_file=path, client_configuration=configuration)
     _, active = config.list_kube_config_contexts(config_file=path)
     return str((active or {}).get("context", {}).get("namespace") or "")
