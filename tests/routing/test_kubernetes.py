@@ -139,7 +139,7 @@ def test_a_pod_without_a_token_is_told_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="token file does not exist.*no kubeconfig"):
+    with pytest.raises(ConfigError, match=r"token file does not exist.*no kubeconfig"):
         kubernetes_endpoints(["k8s:triton:1"], KubernetesConfig(), metrics=Farm().metrics)
 
 
