@@ -39,7 +39,7 @@ async def test_latency_counts_from_the_due_time_of_frames_that_had_to_wait() -> 
 
 async def test_late_frames_are_sent_all_the_same() -> None:
     with service([Delay(1.0, step=5)]) as served:
-        base = (await load(scenario(streams=1, rate_hz=100.0), served.address))["base"]
+        base = (await load(scenario(streams=1, rate_hz=100.0, height=480, width=640), served.address))["base"]
     assert (base.measured.sent, base.measured.unsent) == (base.measured.due, 0)
     assert base.sending.quantile_ms(100) > 200  # flow control made them wait
 

@@ -39,5 +39,5 @@ def test_an_unreadable_list_of_objects_is_an_error(tmp_path: Path) -> None:
 def test_missing_frames_folder_of_a_video_is_an_error(tmp_path: Path) -> None:
     write_youtube_vos(tmp_path)
     write_annotation(tmp_path / "Annotations/c3d4/00000.png", labels(0))
-    with pytest.raises(DatasetError, match=r"c3d4 is not a folder"):
+    with pytest.raises(DatasetError, match=r"c3d4 has no frames: there is no folder"):
         open_dataset(tmp_path)
