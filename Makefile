@@ -9,7 +9,7 @@ READY := .venv/.ready
 SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto lock clean
+.PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto lock clean rolling
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,6 +38,9 @@ check: $(READY)  ## lint, format, types, fences between rooms, protos
 	$(BIN)/ruff check && $(BIN)/ruff format --check
 	$(BIN)/mypy && $(BIN)/lint-imports
 	$(PY) protos/generate.py check lint breaking
+
+rolling: $(READY)  ## restart two fronts and two Tritons in turn under load, behind Envoy; options with ARGS=...
+	OMP_NUM_THREADS=1 GRPC_ENABLE_FORK_SUPPORT=0 $(PY) -m tests.faults.rolling $(ARGS)
 
 golden: $(READY)  ## replay the recorded scenarios of the reference implementation
 	$(BIN)/masklet verify $(SCENARIOS)

@@ -8,6 +8,9 @@ import os
 import pytest
 from hypothesis import settings
 
+# Before anybody imports grpc: tests start servers, that is fork, while it is busy, which its handlers may not survive.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # On CI the same examples every time: what they find must not depend on the day.
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
