@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,30 +226,3 @@ def test_a_wrong_parameter_is_an_error(bad):
 def test_parameters_are_read_from_triton_s_json():
     assert parameters_of({"parameters": {"a": {"string_value": "1"}}}) == {"a": "1"}
     assert parameters_of({}) == {}
-
-
-_CHILD = """
-import time
-from masklet.backends.triton_model import end_with_parent
-end_with_parent()
-print(1, flush=True)
-time.sleep(60)
-"""
-_PARENT = f"""
-import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", {_CHILD!r}], stdout=subprocess.PIPE)
-child.stdout.readline()
-print(child.pid, flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_model_ends_when_its_server_was_killed():
-    with subprocess.Popen([sys.executable, "-c", _PARENT], stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = int(parent.stdout.readline())
-        parent.kill()
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline, "the model outlived its server"
-        time.sleep(0.1)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils
 
-from masklet.backends.triton_model import Arrival, TritonModel, end_with_parent, load_model, model_config, parameters_of
+from masklet.backends.triton_model import Arrival, TritonModel, load_model, model_config, parameters_of
+from masklet.backends.triton_parent import end_with_server
 from masklet.backends.triton_tensors import ANSWER, CALL
 from masklet.errors import MaskletError
 
@@ -20,6 +21,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the weights and warm up; Triton reports ready after that."""
+        end_with_server()
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
         try:
             parameters = parameters_of(json.loads(args["model_config"]))
@@ -29,7 +31,6 @@ class TritonPythonModel:
         except MaskletError as error:
             raise pb_utils.TritonModelException(f"{error.reason}: {error}") from error
         self._model.start_reaper()
-        end_with_parent()
         self._metrics = _Metrics({"model": args["model_name"], "version": args["model_version"]})
         self._metrics.show(self._model)
 

@@ -7,7 +7,6 @@ A request that fails answers with its error and disturbs nobody.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -29,7 +28,6 @@ from masklet.errors import AdmissionRefused, BackendError, MaskletError
 from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult
 
 _RETRY_AFTER_S = 2.0
-_PARENT_CHECK_S = 1.0
 _REAP_SHARE = 10  # looks so often per idle timeout
 _LOG = logging.getLogger(__name__)
 
@@ -72,18 +70,6 @@ def load_model(config: Config, *, clock: Callable[[], float] = time.monotonic) -
     model = TritonModel(engine, replace(description, backend="triton"), config, clock=clock)
     model.capacity = capacity
     return model
-
-
-def end_with_parent() -> None:
-    """End this process soon after the one that started it: a server that was killed cannot stop its stubs itself."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_S)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="masklet-parent", daemon=True).start()
 
 
 class TritonModel:
