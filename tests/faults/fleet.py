@@ -32,7 +32,7 @@ _LIVING: list[TritonServer] = []
 def start_triton(**changes: Any) -> TritonServer:
     """One that is being started."""
     folder = Path(_STACK.enter_context(tempfile.TemporaryDirectory(prefix="masklet-tests-")))
-    given = replace(options(folder), environment=model_environment(MODEL), **changes)
+    given = replace(options(folder), **{"environment": model_environment(MODEL), **changes})
     server = _STACK.enter_context(TritonServer(given))
     _STARTED.append(server)
     return server
