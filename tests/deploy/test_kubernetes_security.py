@@ -9,6 +9,8 @@ import pytest
 from tests.deploy.dockerfile import chain, read_stages
 from tests.deploy.fleet import OVERLAYS, TIERS, container, of_kind, pod
 
+from masklet.routing.kubernetes_rights import RBAC
+
 FRONT, TRITON = TIERS
 RESTRICTED_VOLUMES = {
     "configMap",
@@ -19,11 +21,6 @@ RESTRICTED_VOLUMES = {
     "persistentVolumeClaim",
     "projected",
     "secret",
-}
-GRANTED = {
-    ("discovery.k8s.io", "endpointslices"): {"get", "list", "watch"},
-    ("coordination.k8s.io", "leases"): {"get", "create", "update"},
-    ("", "pods"): {"get", "list", "patch"},
 }
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 both_tiers = pytest.mark.parametrize("tier", TIERS)
@@ -110,12 +107,12 @@ def test_only_fronts_get_a_token(overlay):
 def test_the_role_grants_what_is_needed_and_no_more(overlay):
     (role,) = of_kind(overlay, "Role").values()
     granted = {
-        (group, resource): set(rule["verbs"])
+        (group, resource, frozenset(rule["verbs"]), tuple(rule.get("resourceNames", ())))
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
-    assert granted == GRANTED
+    assert granted == {(right.group, right.resource, right.verbs, right.names) for right in RBAC}
     (binding,) = of_kind(overlay, "RoleBinding").values()
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [subject["name"] for subject in binding["subjects"]] == [pod(overlay, FRONT)["spec"]["serviceAccountName"]]

@@ -78,10 +78,9 @@ def test_tritons_listen_where_the_manifests_say(overlay):
 def test_fronts_look_for_tritons_where_they_are(overlay, front_config):
     services = of_kind(overlay, "Service")
     (endpoint,) = front_config.triton.endpoints
-    _, host, port = endpoint.split(":")
-    name = host.split(".")[0]
-    assert services[name]["spec"]["clusterIP"] == "None"
-    assert int(port) in {one["port"] for one in services[name]["spec"]["ports"]}
+    way, name, port = endpoint.split(":")
+    assert (way, services[name]["spec"]["clusterIP"]) == ("k8s", "None")
+    assert port in {one["name"] for one in services[name]["spec"]["ports"]}
 
 
 def test_the_resume_key_is_where_it_is_mounted(overlay, front_config):
