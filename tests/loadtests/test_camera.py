@@ -48,8 +48,8 @@ async def test_lag_is_the_generators_own_and_not_the_servers() -> None:
     with service([Delay(1.0, step=10)]) as served:
         quiet = (await load(scenario(streams=1), served.address))["base"]
         loop = asyncio.get_running_loop()
-        loop.call_later(0.5, block_the_loop)
-        busy = (await load(scenario(streams=1), served.address))["base"]
+        loop.call_later(1.5, block_the_loop)
+        busy = (await load(scenario(streams=1, duration_s=3.0), served.address))["base"]
     assert len(quiet.lag) > 0
     assert max_ms(busy) > 290 > max_ms(quiet)
 

@@ -179,6 +179,7 @@ class TritonServer:
         grpc_port: once entered; so are the others.
         http_port: once entered.
         metrics_port: once entered.
+        model_died: it was ended because its Python model had died.
     """
 
     def __init__(self, options: TritonOptions, installation: Installation | None = None) -> None:
@@ -187,6 +188,7 @@ class TritonServer:
         self.grpc_port, self.http_port, self.metrics_port = options.grpc_port, options.http_port, options.metrics_port
         self._process: subprocess.Popen[bytes] | None = None
         self._regions: set[Path] = set()
+        self.model_died = False
         self._watching = False
         self._stack = contextlib.ExitStack()
 
@@ -269,6 +271,7 @@ class TritonServer:
             os.close(descriptor)
         if self.process.poll() is None and self.is_ready():
             _LOG.error("the model's process has died, Triton is ended", extra={"endpoint": self.endpoint, "pid": pid})
+            self.model_died = True
             self.process.kill()
 
     def _last_words(self) -> str:

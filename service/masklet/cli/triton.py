@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +14,6 @@ from masklet.backends.triton_server import TritonOptions, TritonServer
 from masklet.config_file import config_keys
 from masklet.errors import BackendUnavailable
 
-_LOOK_S = 1.0
 _FLAGS = {
     "--variant": "model.variant",
     "--weights": "model.weights",
@@ -76,13 +73,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _wait(server: TritonServer, told: threading.Event) -> int:
     """Until Triton ends; its exit status. Raises BackendUnavailable if the process of the model dies."""
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return server.process.wait(_LOOK_S)
-        # A model that was unloaded is not ready; one whose process died is, as far as Triton knows.
-        if not server.has_model() and server.is_ready() and not told.is_set():
-            server.process.kill()  # nothing in it can be saved, and whoever restarts it should not have to wait
-            raise BackendUnavailable("the model's process has ended, and Triton does not start it again")
+    status = server.process.wait()
+    if server.model_died and not told.is_set():
+        raise BackendUnavailable("the model's process has ended, and Triton does not start it again")
+    return status
 
 
 def _options(args: argparse.Namespace) -> TritonOptions:
