@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -244,10 +244,6 @@ class TritonServer:
         except OSError:
             return False
 
-    def has_model(self) -> bool:
-        """Whether the model's process runs. Triton never starts it again, and calls itself healthy without it."""
-        return any(map(_is_model_of(self.process.pid), Path("/proc").glob("[0-9]*/stat")))
-
     def wait_ready(self, timeout_s: float) -> None:
         """Raises BackendUnavailable if the process ends, or is not ready in time."""
         deadline = time.monotonic() + timeout_s
@@ -334,17 +330,6 @@ def _opened(log: Path) -> IO[bytes]:
         return log.open("ab")
     except OSError as error:
         raise ConfigError(f"cannot write Triton's log to {log}: {error.strerror}") from error
-
-
-def _is_model_of(pid: int) -> Callable[[Path], bool]:
-    def is_model(stat: Path) -> bool:
-        with contextlib.suppress(OSError):  # ended in between
-            before, _, after = stat.read_text().rpartition(") ")
-            state, parent, *_ = after.split()
-            return parent == str(pid) and state != "Z" and before.endswith(f"({_STUB[:_COMM_CHARACTERS]}")
-        return False
-
-    return is_model
 
 
 def _shared_regions(pid: int) -> set[Path]:
