@@ -13,6 +13,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from masklet.backends.triton_frames import SHARED_MEMORY
 from masklet.backends.triton_server import TritonServer, free_ports
 
 HOST = "127.0.0.1"
@@ -76,6 +77,11 @@ class FrontProcess:
             return 0.0
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return sum(one.value for one in samples if one.name == name and labels.items() <= one.labels.items())
+
+    def shared_frames(self) -> set[Path]:
+        """Shared memory that frames travel through to Triton."""
+        open_files = Path(f"/proc/{self.process.pid}/fd").iterdir()
+        return {path for path in map(Path.readlink, open_files) if path.is_relative_to(SHARED_MEMORY)}
 
     def stop(self) -> None:
         """At the end of the test."""

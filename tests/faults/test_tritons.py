@@ -15,7 +15,6 @@ from tests.faults.stub import stub_of
 
 from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
-from masklet.backends.triton_frames import SHARED_MEMORY
 from masklet.backends.triton_server import TritonServer, free_ports
 from masklet.errors import BackendUnavailable
 from masklet.routing.router import RoutedBackend
@@ -178,24 +177,3 @@ async def fails_to_open(backend: RoutedBackend) -> None:
     for number in range(1000):
         await backend.open(f"late-{number}", SETTINGS)
         await asyncio.sleep(0.05)
-
-
-async def test_sessions_opened_and_abandoned_leave_nothing():
-    (server,) = running_tritons(1)
-    shared = shared_frames()
-    for _ in range(10):
-        async with routed([server]) as backend:
-            for number in range(100):
-                await backend.open(f"abandoned-{number}", SETTINGS)
-            await backend.step("abandoned-0", PLAN[0])
-        assert not backend._sessions
-        assert not backend._checkpoints.byte_count
-    async with routed([server]) as backend:
-        assert backend.stats().sessions == 0
-        assert backend.stats().bank_bytes == 0
-    assert shared_frames() <= shared
-
-
-def shared_frames() -> set[str]:
-    """Shared memory that frames travelled through."""
-    return {path.name for path in SHARED_MEMORY.glob("masklet*")}

@@ -50,6 +50,16 @@ async def test_a_session_goes_on_where_its_stream_was_cut(world: World) -> None:
     assert world.sample("session_detached_seconds_count") == 1
 
 
+async def test_a_call_cancelled_while_it_ends_detaches_its_session_too(world: World) -> None:
+    peer = await world.opened()
+    assert peer._task is not None
+    peer._task.cancel()
+    await asyncio.sleep(0)  # it stops reading now
+    await peer.vanish()
+    (snapshot,) = world.context.registry.list()
+    assert snapshot.state is SessionState.DETACHED
+
+
 async def test_accepted_frames_are_finished_while_nobody_is_there(make_world: MakeWorld) -> None:
     release = asyncio.Event()
     world = await make_world([Hold(release, step=1)])

@@ -85,8 +85,10 @@ class SessionStream:
                 self._written(session, outgoing, written_from_s)
             await self._end(session, reading)
         finally:
-            await _cancel(reading)
-            await session.leave(joined.taker)
+            try:
+                await _cancel(reading)
+            finally:  # also if the call is cancelled just now, since the client went while its stream was ending
+                await session.leave(joined.taker)
 
     async def _end(self, session: LiveSession, reading: asyncio.Task[None]) -> None:
         """Raises what the stream or its session ended with."""
