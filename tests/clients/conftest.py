@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from fractions import Fraction
@@ -11,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.elsewhere import elsewhere
 
 from masklet.backends.fake import FakeBackend
 from masklet.config import Config, LimitsConfig, ServerConfig, SessionConfig
@@ -50,22 +49,8 @@ async def address() -> AsyncIterator[str]:
 @pytest.fixture(scope="module")
 def far_address() -> Iterator[str]:
     """A server in another thread, for clients that run a loop of their own."""
-    started, stop, found = threading.Event(), asyncio.Event(), []
-    loop = asyncio.new_event_loop()
-
-    async def serve() -> None:
-        async with running() as server:
-            found.append(f"127.0.0.1:{server.port}")
-            started.set()
-            await stop.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert started.wait(20)
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(20)
-    loop.close()
+    with elsewhere(running()) as (server, _):
+        yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from tests.deploy.dockerfile import FOLDER, ROOT, read_stages
 
 STAGES = read_stages()
 LIMIT_S = 280
-IMPORTS_NO_TORCH = """
-import importlib.util, sys
+IMPORTS_WITHOUT_TORCH = """
+import importlib.util
 import masklet.server.lifecycle, masklet.backends.triton, masklet.routing.router, kubernetes, opentelemetry.sdk
-assert importlib.util.find_spec("torch") is None and "torch" not in sys.modules
+print("torch:", importlib.util.find_spec("torch"))
 """
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 20)]
 
@@ -79,7 +79,7 @@ def front(registry: None, tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 def test_the_front_needs_no_torch(front):
-    front.run(f"{front.root}/opt/masklet/bin/python -c '{IMPORTS_NO_TORCH}'")
+    assert "torch: None" in front.run(f"{front.root}/opt/masklet/bin/python -c '{IMPORTS_WITHOUT_TORCH}'")
 
 
 def test_the_front_s_command_runs_and_has_what_its_extras_bring(front):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
 import pytest
 from tests.e2e.talk import JPEGS, Talk, click, talk_to
+from tests.elsewhere import elsewhere
 
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.config import Config, ModelConfig, ServerConfig, SessionConfig
@@ -45,28 +45,17 @@ class Served:
                 await asyncio.sleep(0.02)
 
 
+@asynccontextmanager
+async def _serving() -> AsyncIterator[Served]:
+    backend = EmbeddedBackend(MODEL)
+    async with Server(CONFIG, backend=backend) as server:
+        yield Served(server, backend)
+
+
 @pytest.fixture(scope="session")
 def served() -> Iterator[Served]:
-    loop, stop, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
-    found: list[Served] = []
-
-    async def serve() -> None:
-        backend = EmbeddedBackend(MODEL)
-        try:
-            async with Server(CONFIG, backend=backend) as server:
-                found.append(Served(server, backend))
-                started.set()
-                await stop.wait()
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert started.wait(60)
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    loop.close()
+    with elsewhere(_serving()) as (found, _):
+        yield found
 
 
 class Bystander:

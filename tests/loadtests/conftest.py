@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from tests.elsewhere import elsewhere
 
 from masklet.backends.fake import Cue, FakeBackend
 from masklet.config import Config, LimitsConfig, ServerConfig, SessionConfig
@@ -54,31 +55,14 @@ class Service:
 @contextmanager
 def service(script: Sequence[Cue] = (), *, step_s: float = 0.0, **limits: int) -> Iterator[Service]:
     """One that runs until the block is left."""
-    started, stop, found = threading.Event(), asyncio.Event(), list[Service]()
-    loop = asyncio.new_event_loop()
     config = Config(
         server=ServerConfig(port=0, metrics_port=0, backend="fake", drain_timeout_s=2.0),
         limits=LimitsConfig(**limits),
         session=SessionConfig(resume_ttl_s=10.0),
     )
-
-    async def serve() -> None:
-        backend = Queueing(step_s) if step_s else FakeBackend(script)
-        try:
-            async with Server(config, backend=backend) as server:
-                found.append(Service(server, loop))
-                started.set()
-                await stop.wait()
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    assert started.wait(30)
-    yield found[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(30)
-    loop.close()
+    backend = Queueing(step_s) if step_s else FakeBackend(script)
+    with elsewhere(Server(config, backend=backend)) as (server, loop):
+        yield Service(server, loop)
 
 
 def scenario(**fields: Any) -> Scenario:

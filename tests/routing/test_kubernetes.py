@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.routing.farm import SETTINGS as TRACKED
 from tests.routing.farm import Farm, click, masks, request, undisturbed
-from tests.routing.kubernetes_server import SETTINGS, ApiServer, api_server, endpoint, kubeconfig
+from tests.routing.kubernetes_server import SETTINGS, endpoint
 
 from masklet.config import Config, KubernetesConfig, ServerConfig, TritonConfig
 from masklet.config_file import load_config
@@ -32,26 +32,13 @@ NOT_READY: dict[str, Any] = {"ready": False, "serving": False, "terminating": Fa
 
 
 @pytest.fixture
-def api():
-    with api_server() as server:
-        yield server
-
-
-@pytest.fixture
-def path(api: ApiServer, tmp_path):
-    found = tmp_path / "kubeconfig"
-    found.write_text(yaml.safe_dump(kubeconfig(api.port)))
-    return found
-
-
-@pytest.fixture
 def farm():
     return Farm(A, B)
 
 
 @pytest.fixture
-def pods(path, farm) -> KubernetesEndpoints:
-    settings = replace(SETTINGS, kubeconfig=str(path))
+def pods(kubeconfig_path, farm) -> KubernetesEndpoints:
+    settings = replace(SETTINGS, kubeconfig=str(kubeconfig_path))
     return kubernetes_endpoints(["k8s:triton:grpc"], settings, metrics=farm.metrics)
 
 
@@ -143,19 +130,19 @@ def test_a_pod_without_a_token_is_told_what_is_missing(monkeypatch, tmp_path):
         kubernetes_endpoints(["k8s:triton:1"], KubernetesConfig(), metrics=Farm().metrics)
 
 
-def test_a_namespace_has_to_come_from_somewhere(path):
-    found = yaml.safe_load(path.read_text())
+def test_a_namespace_has_to_come_from_somewhere(kubeconfig_path):
+    found = yaml.safe_load(kubeconfig_path.read_text())
     del found["contexts"][0]["context"]["namespace"]
-    path.write_text(yaml.safe_dump(found))
-    settings = KubernetesConfig(kubeconfig=str(path))
+    kubeconfig_path.write_text(yaml.safe_dump(found))
+    settings = KubernetesConfig(kubeconfig=str(kubeconfig_path))
     with pytest.raises(ConfigError, match=r"kubernetes\.namespace is empty"):
         kubernetes_endpoints(["k8s:triton:1"], settings, metrics=Farm().metrics)
     assert kubernetes_endpoints(["k8s:triton:1"], replace(settings, namespace="n"), metrics=Farm().metrics)
 
 
-async def test_the_service_uses_it_if_it_is_told_to(api, path):
+async def test_the_service_uses_it_if_it_is_told_to(api, kubeconfig_path):
     api.put("s", endpoint("127.0.0.1", **READY))
-    settings = replace(SETTINGS, kubeconfig=str(path), deletion_cost=True)
+    settings = replace(SETTINGS, kubeconfig=str(kubeconfig_path), deletion_cost=True)
     triton = TritonConfig(endpoints=("k8s:triton.gpu:1",), connect_timeout_s=1.5)
     backend = make_backend(Config(server=ServerConfig(backend="triton"), triton=triton, kubernetes=settings))
     with pytest.raises(Exception, match=r"127\.0\.0\.1:1 is connecting"):

@@ -9,10 +9,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-import yaml
 from tests.routing.farm import SETTINGS as TRACKED
 from tests.routing.farm import Farm
-from tests.routing.kubernetes_server import SETTINGS, ApiServer, api_server, endpoint, kubeconfig
+from tests.routing.kubernetes_server import SETTINGS, ApiServer, endpoint
 
 from masklet.observability.metrics import Metrics
 from masklet.routing.kubernetes import KubernetesEndpoints
@@ -43,18 +42,15 @@ class Front:
 
 
 @pytest.fixture
-def api():
-    with api_server() as server:
-        for pod in PODS.values():
-            server.add_pod(pod.name, kept="yes")
-        yield server
+def api(api):
+    for pod in PODS.values():
+        api.add_pod(pod.name, kept="yes")
+    return api
 
 
 @pytest.fixture
-def known(api: ApiServer, tmp_path):
-    path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(kubeconfig(api.port)))
-    return replace(SETTINGS, kubeconfig=str(path), deletion_cost=True, deletion_cost_period_s=0.1)
+def known(kubeconfig_path):
+    return replace(SETTINGS, kubeconfig=str(kubeconfig_path), deletion_cost=True, deletion_cost_period_s=0.1)
 
 
 @pytest.fixture

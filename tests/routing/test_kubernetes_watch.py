@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
-import yaml
-from tests.routing.kubernetes_server import SETTINGS, ApiServer, api_server, endpoint, kubeconfig
+from tests.routing.kubernetes_server import SETTINGS, ApiServer, endpoint
 
 from masklet.observability.metrics import Metrics
 from masklet.routing.discovery import Standing
@@ -44,19 +43,16 @@ class Watched:
 
 
 @pytest.fixture
-def api():
-    with api_server() as server:
-        server.put("s-1", endpoint("10.0.0.1"), endpoint("10.0.0.2"))
-        yield server
+def api(api):
+    api.put("s-1", endpoint("10.0.0.1"), endpoint("10.0.0.2"))
+    return api
 
 
 @pytest.fixture
-def watching(api, tmp_path):
+def watching(kubeconfig_path):
     @contextmanager
     def begin(pause=None, **settings):
-        path = tmp_path / "kubeconfig"
-        path.write_text(yaml.safe_dump(kubeconfig(api.port)))
-        known = replace(SETTINGS, kubeconfig=str(path), **settings)
+        known = replace(SETTINGS, kubeconfig=str(kubeconfig_path), **settings)
         client = KubernetesApi(connect(known), known)
         watched = Watched(client, known, pause)
         watched.watcher.start()

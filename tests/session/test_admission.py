@@ -47,13 +47,17 @@ async def test_a_newcomer_without_room_is_told_what_is_asked_and_when_to_come_ba
 
 async def test_a_newcomer_with_room_gets_in_beside(full: World) -> None:
     await full.opened(replace(OPEN, target_frame_rate_hz=2.0))
-    await turned_away(full, OPEN)
+    error = await turned_away(full, OPEN)
+    assert "10.0 of 10.0 are taken" in str(error)
+    assert len(full.context.registry) == 3
 
 
 async def test_who_leaves_makes_room(full: World) -> None:
     full.peers[0].send(Close())
     await full.peers[0].ended()
-    await full.opened(FOUR_HZ)
+    newcomer = await full.opened(FOUR_HZ)
+    assert newcomer.all(Opened)
+    assert len(full.context.registry) == 2
 
 
 async def test_an_image_is_refused_likewise(full: World) -> None:

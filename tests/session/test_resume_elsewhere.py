@@ -67,8 +67,10 @@ async def test_a_front_that_is_full_takes_over_what_others_had_admitted(shared: 
     peer = await first.opened(BLOCKING)
     await peer.vanish()
     again = await back(second, peer)
+    assert again.all(Opened)[0].state_origin is StateOrigin.INTACT
     again.send(FRAME)
     await again.until(Result)
+    assert len(second.context.registry) == 2
     await gone(first, second)
 
 
