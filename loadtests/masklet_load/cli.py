@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from masklet.errors import ConfigError, MaskletError
+from masklet.terminable import terminable
 from masklet_load.facts import check_targets, machine_facts
 from masklet_load.plot import draw
 from masklet_load.report import Level, Report
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MaskletError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         return _EXIT_INTERRUPTED
     print(render(report), end="")
     met = report.verdict.outcome == "met" and all(check.met for check in report.checks)
@@ -93,7 +94,7 @@ async def _run(args: argparse.Namespace, words: Sequence[str]) -> Report:
     _check_range("--processes", args.processes, 64)
     _check_range("--max-streams", args.max_streams, MAX_STREAMS)
     name, facts = args.name or args.scenario or "custom", machine_facts(words)
-    async with _target(args) as served:
+    async with terminable(), _target(args) as served:
         test = Test(name, scenario, served, args.processes, facts, args.refusals_allowed)
         searching = test.search(first=scenario.streams, most=args.max_streams, tell=_tell)
         if not args.find_capacity:

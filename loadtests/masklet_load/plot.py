@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from masklet_load.report import Report
 from masklet_load.table import headline
 
+_LOGARITHMIC_FROM = 10  # times the SLO
 _BLUE, _RED, _GREY, _GREEN = "#1f6fb4", "#c23b22", "#888888", "#3a923a"
 
 
@@ -20,7 +21,7 @@ def draw(report: Report, path: Path) -> None:
     FigureCanvasAgg(figure)
     figure.suptitle(f"{report.name}: {headline(report)}", fontsize=11)
     if report.levels:
-        _levels(figure.subplots(), report)
+        _levels(figure, report)
     elif report.samples:
         upper, lower = figure.subplots(2, 1, sharex=True)
         _over_time(upper, report)
@@ -31,14 +32,19 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path)
 
 
-def _levels(axes: Axes, report: Report) -> None:
-    levels = sorted(report.levels, key=lambda level: level.streams)
+def _levels(figure: Figure, report: Report) -> None:
+    axes = figure.subplots()
+    levels = sorted({level.streams: level for level in report.levels}.values(), key=lambda level: level.streams)
     streams = [level.streams for level in levels]
     for name, colour in (("p50_ms", _GREY), ("p95_ms", _BLUE), ("p99_ms", _RED)):
         values = [max(getattr(level.summary.times["latency"], name), 0.1) for level in levels]
         axes.plot(streams, values, "o-", color=colour, label=name.removesuffix("_ms"))
     _slo(axes, report)
-    axes.set_yscale("log")
+    if axes.get_ylim()[1] > _LOGARITHMIC_FROM * report.scenario.slo_ms:
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.set_xticks(streams)
     axes.set_xlabel(f"streams of {report.scenario.rate_hz:g} frames/s")
     axes.set_ylabel("latency from the due time, ms")
     if report.capacity:
@@ -46,8 +52,8 @@ def _levels(axes: Axes, report: Report) -> None:
     beside = axes.twinx()
     beside.plot(streams, [100 * level.summary.bad_share for level in levels], "x--", color=_GREEN)
     beside.set_ylabel("frames without a result, % (x)", color=_GREEN)
-    beside.set_ylim(bottom=0)
-    axes.legend(loc="upper left")
+    beside.set_ylim(0, max(beside.get_ylim()[1], 1))
+    figure.legend(loc="outside lower center", ncols=5)
 
 
 def _over_time(axes: Axes, report: Report) -> None:

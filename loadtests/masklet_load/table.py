@@ -40,7 +40,8 @@ def headline(report: Report) -> str:
     """The result in one line."""
     scenario = report.scenario
     if report.capacity is not None:
-        found = f"{report.capacity} streams of {scenario.rate_hz:g} frames/s meet the SLO"
+        streams, meet = ("stream", "meets") if report.capacity == 1 else ("streams", "meet")
+        found = f"{report.capacity} {streams} of {scenario.rate_hz:g} frames/s {meet} the SLO"
         return found if report.verdict.outcome == "met" else f"void; {found} at least"
     return f"{scenario.streams} streams of {scenario.rate_hz:g} frames/s: SLO {report.verdict.outcome}"
 

@@ -193,7 +193,7 @@ class RoutingConfig:
     recovery_timeout_s: float = 30.0
     recovery_attempts: int = 3
     retry_min_s: float = 0.2
-    retry_max_s: float = 5.0
+    retry_max_s: float = 2.0
     canary_timeout_s: float = 10.0
     health_period_s: float = 0.5
     health_timeout_s: float = 2.0

@@ -221,6 +221,47 @@ async def test_sending_while_cut_off_waits_and_ends_with_the_stream() -> None:
                         await stream.send(FRAME)
 
 
+async def test_a_live_camera_is_not_held_up_while_cut_off_and_the_newest_frame_counts() -> None:
+    async with front() as server, line_to(server.port) as line, tracking(line.address, policy="latest") as stream:
+        await stream.click(1, (20.0, 20.0))
+        await stream.send(FRAME)
+        await anext(stream)
+        line.refusing = True
+        line.cut()
+        await asyncio.sleep(0.05)
+        began_s, sent = time.monotonic(), []
+        await stream.click(2, (40.0, 20.0))
+        for _ in range(100):
+            sent.append(await stream.send(FRAME))
+        assert time.monotonic() - began_s < 3.0  # patience once, and encoding
+        line.refusing = False
+        await stream.finish()
+        events = await rest(stream)
+    answered = [event for event in events if isinstance(event, Result)]
+    dropped = [event for event in events if isinstance(event, Dropped)]
+    assert sorted([one.frame_seq for one in answered] + [one.frame_seq for one in dropped]) == sent
+    assert answered[-1].frame_seq == sent[-1]
+    assert [found.object_id for found in answered[-1].objects] == [1, 2]  # prompts are never skipped
+    assert {event.reason for event in dropped} == {DropReason.QUEUE_FULL}
+    assert stream.dropped == len(dropped) > 90
+
+
+async def test_a_halted_line_holds_a_live_camera_up_once() -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    async with front() as server, line_to(server.port) as line:
+        client = masklet_client.connect([line.address])
+        async with client, client.track(picture.shape[:2], policy="latest", codec="rgb8", reconnect=QUICK) as stream:
+            line.halt()
+            began_s = time.monotonic()
+            sent = [await stream.send(picture) for _ in range(60)]
+            assert time.monotonic() - began_s < 5.0
+            assert stream.dropped > 20
+            line.go_on()
+            await stream.finish()
+            events = await rest(stream)
+    assert [event for event in events if isinstance(event, (Result, Dropped))][-1].frame_seq == sent[-1]
+
+
 async def test_it_can_be_switched_off() -> None:
     async with front() as server, line_to(server.port) as line:
         with pytest.raises(BackendUnavailable):

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from tests.loadtests.conftest import scenario, service
@@ -93,6 +94,19 @@ async def test_actions_hit_what_they_aim_at_when_they_should() -> None:
         "run no-such-program: failed: No such file or directory",
     ]
     assert done[0].startswith("0.3")
+
+
+def test_what_it_started_ends_with_it_when_it_is_told_to_stop(tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "masklet_load.cli", "--start", "fake", "--streams", "1", "--duration-s", "60")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+        below = psutil.Process(load.pid)
+        deadline_s = time.monotonic() + 30
+        while not (started := below.children(recursive=True)) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        load.terminate()
+        assert load.wait(30) == 130
+    assert started
+    assert not psutil.wait_procs(started, timeout=5)[1]
 
 
 async def test_a_part_nobody_started_cannot_be_killed() -> None:

@@ -23,7 +23,24 @@ async def test_the_search_finds_the_limit(limit: int, first: int) -> None:
 
     capacity, levels, verdict = await find_capacity(measure, first=first, most=64)
     assert (capacity, verdict) == (limit, Verdict(MET))
-    assert len(levels) == len({level.streams for level in levels}) <= 12
+    missed = [level.streams for level in levels if level.streams > limit]
+    assert all(missed.count(streams) == 2 for streams in missed)
+    assert len({level.streams for level in levels}) <= 12
+
+
+@pytest.mark.parametrize("bad", [Verdict(MISSED), Verdict(VOID, ("lag",))])
+async def test_one_bad_minute_does_not_count(bad: Verdict) -> None:
+    disturbed = [4]
+
+    async def measure(streams: int) -> Level:
+        if streams in disturbed:
+            disturbed.remove(streams)
+            return Level(streams, bad, empty())
+        return Level(streams, Verdict(MET if streams <= 5 else MISSED), empty())
+
+    capacity, levels, verdict = await find_capacity(measure, first=1, most=12)
+    assert (capacity, verdict) == (5, Verdict(MET))
+    assert [level.streams for level in levels] == [1, 2, 4, 4, 8, 8, 6, 6, 5]
 
 
 async def test_the_search_stops_at_the_most_that_is_to_be_tried_and_says_so() -> None:
@@ -49,7 +66,7 @@ async def test_the_capacity_of_a_real_server_is_what_it_admits() -> None:
         test = LoadTest("capacity", wanted, Served((served.address,)), 2, {})
         report = await test.search(first=2, most=8, tell=lambda level: None)
     assert (report.capacity, report.verdict.outcome) == (3, MET)
-    assert [level.streams for level in report.levels] == [2, 4, 3]
+    assert [level.streams for level in report.levels] == [2, 4, 4, 3]
     assert any("sessions refused" in why for why in report.levels[1].verdict.why)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from masklet.errors import MaskletError
@@ -24,15 +25,17 @@ class Journal:
     Args:
         max_bytes: requests kept; more make `post` wait.
         max_requests: the same, in requests.
+        patience_s: how long a frame waits for those before it to be written, then it takes their place; None: for ever.
 
     Attributes:
         pending: frames that are neither answered nor reported, with their place among all frames.
+        skipped: those of them whose place was taken, for the caller to report.
         hurried: whether nobody waits for answers any more.
         posted_s: when something was last posted, monotonic.
     """
 
-    def __init__(self, *, max_bytes: int, max_requests: int) -> None:
-        self._max_bytes, self._max_requests = max_bytes, max_requests
+    def __init__(self, *, max_bytes: int, max_requests: int, patience_s: float | None = None) -> None:
+        self._max_bytes, self._max_requests, self._patience_s = max_bytes, max_requests, patience_s
         self._kept: dict[int, pb.TrackRequest] = {}
         self._byte_count = 0
         self._next_seq = self._cursor = self._first_seq = _OPEN_SEQ + 1
@@ -47,6 +50,8 @@ class Journal:
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self.pending: dict[int, int] = {}
+        self.skipped: list[int] = []
+        self._stuck = False
         self.posted_s = time.monotonic()
 
     async def post(self, **body: Any) -> int:
@@ -54,8 +59,9 @@ class Journal:
         async with self._turn:
             request = pb.TrackRequest(**body)
             size = request.ByteSize()
-            while not self._has_room(size):
-                await self._wait()
+            if not self._has_room(size) and not (request.HasField("frame") and await self._skips(size)):
+                while not self._has_room(size):
+                    await self._wait()
             if self._end is not None:
                 raise self._end
             seq, self._next_seq = self._next_seq, self._next_seq + 1
@@ -77,6 +83,7 @@ class Journal:
                 return None
             if self._cursor < self._next_seq:
                 seq, self._cursor = self._cursor, self._cursor + 1
+                self._stuck = False
                 self._notify()
                 return self._wire(seq)
             if self._finishing and not self.pending and not self._corrections:
@@ -159,11 +166,29 @@ class Journal:
         self._notify()
 
     def _has_room(self, size: int) -> bool:
-        if self._end is not None:
-            return True
-        if self._next_seq - self._cursor >= _UNWRITTEN:
-            return False
+        unwritten = sum(seq >= self._cursor for seq in self._kept)
+        return self._end is not None or (unwritten < _UNWRITTEN and self._fits(size))
+
+    def _fits(self, size: int) -> bool:
         return not self._kept or (len(self._kept) < self._max_requests and self._byte_count + size <= self._max_bytes)
+
+    async def _skips(self, size: int) -> bool:
+        """Whether there is room for a frame now that those not written for so long are left out.
+
+        Patience is for one stall, not for each frame of it: a camera shall not be held up over and over.
+        """
+        if self._patience_s is None:
+            return False
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._stuck else self._patience_s):
+                while not self._has_room(size):
+                    await self._wait()
+                return True
+        self._stuck = True
+        for seq in [seq for seq in self._kept if seq >= self._cursor and seq in self.pending]:
+            self._drop(seq)
+            self.skipped.append(seq)
+        return self._fits(size)  # what else was not written are prompts, and those wait
 
     def _keep(self, seq: int, request: pb.TrackRequest, size: int) -> None:
         if request.HasField("ping"):

@@ -63,6 +63,14 @@ class Reader:
             self._on_event(event)
         await self._inbox.put(event)
 
+    async def report_skipped(self) -> None:
+        """Reports the frames that newer ones took the place of before they were written."""
+        while self._journal.skipped:
+            frame_seq = self._journal.skipped.pop(0)
+            index = self._journal.index_of(frame_seq)
+            if self._journal.reported(frame_seq) and index is not None:
+                await self.emit(Dropped(frame_seq, index, DropReason.QUEUE_FULL))
+
     async def give_up(self) -> None:
         """Reports all frames that nobody is going to answer."""
         for frame_seq, index in list(self._journal.pending.items()):

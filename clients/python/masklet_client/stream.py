@@ -13,7 +13,7 @@ import numpy as np
 
 from masklet.codecs.frames import encode_frame
 from masklet.errors import InvalidFrame, MaskletError, ProtocolViolation
-from masklet.types import ImageArray, MaskArray, Prompt, PromptMode
+from masklet.types import DropPolicy, ImageArray, MaskArray, Prompt, PromptMode
 from masklet.v1 import segmentation_pb2 as pb
 from masklet_client.call import Call
 from masklet_client.events import Event, GoAway, Opened, RequestFailed, Result
@@ -28,6 +28,7 @@ from masklet_client.wire import frame_to_proto, prompts_to_proto
 CLOSE_TIMEOUT_S = 5.0
 _HURRIED_CLOSE_TIMEOUT_S = 1.0
 _BUFFERED_EVENTS = 256
+_PATIENCE_S = 0.5
 logger = logging.getLogger("masklet_client")
 
 
@@ -53,7 +54,11 @@ class TrackStream:
         self.settings = settings
         kept = settings.reconnect or Reconnect()
         self._inbox = Inbox(_BUFFERED_EVENTS)
-        self._journal = Journal(max_bytes=kept.max_buffered_bytes, max_requests=kept.max_buffered_requests)
+        self._journal = Journal(
+            max_bytes=kept.max_buffered_bytes,
+            max_requests=kept.max_buffered_requests,
+            patience_s=_PATIENCE_S if settings.policy is DropPolicy.LATEST else None,
+        )
         resumes = settings.reconnect is not None
         self._reader = Reader(self._journal, self._inbox, on_event=on_event, resumes=resumes)
         self._resuming = Resuming(dial, addresses, settings, journal=self._journal, reader=self._reader)
@@ -81,6 +86,9 @@ class TrackStream:
 
     async def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
         """Send the next frame; waits while the server is behind (policy "block") or the network is slow.
+
+        With policy "latest" it does not wait for longer than half a second, once, while a connection is slow or lost:
+        a newer frame then takes the place of those not sent yet, which are reported as dropped.
 
         Args:
             frame: [H, W, 3] uint8 RGB of the stream's size, or an encoded payload of the stream's codec.
@@ -223,6 +231,7 @@ class TrackStream:
             raise ProtocolViolation("nothing can be sent after `finish` or `close`")
         self._raise_if_ended()
         seq = await self._journal.post(**body)
+        await self._reader.report_skipped()
         self._raise_if_ended()
         return seq
 

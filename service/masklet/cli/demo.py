@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from masklet.errors import BackendUnavailable, ConfigError
+from masklet.terminable import terminable
 from masklet.training.clip import Clip
 from masklet.training.showcase import synthesize
 from masklet.types import MaskArray, ModelDescription, Prompt, Size
@@ -90,25 +90,11 @@ def run(args: argparse.Namespace) -> int:
 async def _through_server(args: argparse.Namespace, clip: Clip) -> _Tracked:
     log = args.out / "server.log"
     flags = [f"--backend={args.backend}", f"--model.input_size={args.input_size}", f"--model.weights={args.weights}"]
-    async with _terminable():
+    async with terminable():
         _say(f"2/4 starting a server, log in {log} (gives up after {_READY_TIMEOUT_S:g} s)")
         async with _service(flags, log) as address:
             _say(f"3/4 tracking through {address} (a CPU may take minutes, the bar tells)")
             return await _track(address, clip)
-
-
-@asynccontextmanager
-async def _terminable() -> AsyncIterator[None]:
-    """SIGTERM cancels the block instead of ending the process, so that the server is stopped too."""
-    loop, running = asyncio.get_running_loop(), asyncio.current_task()
-    assert running is not None
-    with suppress(NotImplementedError):  # Windows has no SIGTERM to handle
-        loop.add_signal_handler(signal.SIGTERM, running.cancel)
-    try:
-        yield
-    finally:
-        with suppress(NotImplementedError):
-            loop.remove_signal_handler(signal.SIGTERM)
 
 
 @asynccontextmanager
