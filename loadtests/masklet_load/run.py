@@ -96,14 +96,14 @@ class Test:
 
 
 async def perform(scenario: Scenario, served: Served, *, processes: int) -> Outcome:
-    """Run a scenario; resources are compared before and after if anything can be watched."""
+    """Run a scenario; resources are compared before and after if anything can be watched and the server was primed."""
     actions = tuple(parse_action(line, most_s=MAX_DURATION_S) for line in scenario.kills)
     check_actions(actions, served.parts)
     watch = Watch(served, period_s=max(1.0, scenario.duration_s / _SAMPLES))
     if scenario.prime_s:
         await _prime(scenario, served, processes)
     begun_s = time.monotonic()
-    before = await watch.idle(begun_s) if served.watched() else []
+    before = await watch.idle(begun_s) if served.watched() and scenario.prime_s else []
     async with Crew(scenario, served.addresses, processes=min(processes, scenario.streams)) as crew:
         start_s = crew.start()
         watching = asyncio.create_task(watch.follow(start_s) if served.watched() else asyncio.sleep(0))

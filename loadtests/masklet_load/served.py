@@ -74,7 +74,11 @@ class Process:
         await self.stop()
         with self._log.open("ab") as log:
             command = (sys.executable, "-m", "masklet", *self._arguments)
-            self._process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+            begun = asyncio.create_task(asyncio.create_subprocess_exec(*command, stdout=log, stderr=log))
+            try:
+                await asyncio.shield(begun)
+            finally:  # told to stop meanwhile, it has to be known in order to be stopped
+                self._process = await begun
         skip = self._log.stat().st_size
         ended = asyncio.create_task(self._process.wait())
         ready = asyncio.create_task(self._wait_ready(skip))

@@ -24,7 +24,18 @@ BRIEF = ("--duration-s", "1", "--warm-up-s", "0", "--streams", "2", "--settle-s"
 
 
 def test_the_command_starts_a_service_loads_it_and_writes_what_it_found(tmp_path: Path) -> None:
-    words = ("--start", "fake", "--server-flags", "--limits.max_sessions 9", *SMALL, *BRIEF, "--policy", "block")
+    words = (
+        "--start",
+        "fake",
+        "--server-flags",
+        "--limits.max_sessions 9",
+        *SMALL,
+        *BRIEF,
+        "--prime-s",
+        "1",
+        "--policy",
+        "block",
+    )
     command = (sys.executable, "-m", "masklet_load.cli", *words, "--out", str(tmp_path), "--name", "mine")
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode in (0, 1), done.stderr
