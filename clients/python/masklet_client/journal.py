@@ -29,7 +29,7 @@ class Journal:
 
     Attributes:
         pending: frames that are neither answered nor reported, with their place among all frames.
-        skipped: those of them whose place was taken, for the caller to report.
+        skipped: those of them whose place was taken, to be reported; None: there will be no more.
         hurried: whether nobody waits for answers any more.
         posted_s: when something was last posted, monotonic.
     """
@@ -50,7 +50,7 @@ class Journal:
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self.pending: dict[int, int] = {}
-        self.skipped: list[int] = []
+        self.skipped: asyncio.Queue[int | None] = asyncio.Queue()
         self._stuck = False
         self.posted_s = time.monotonic()
 
@@ -108,6 +108,7 @@ class Journal:
     def end(self, error: MaskletError) -> None:
         """Nothing is going to be written any more: posting raises `error`."""
         self._end = error
+        self.skipped.put_nowait(None)
         self._notify()
 
     @property
@@ -187,7 +188,7 @@ class Journal:
         self._stuck = True
         for seq in [seq for seq in self._kept if seq >= self._cursor and seq in self.pending]:
             self._drop(seq)
-            self.skipped.append(seq)
+            self.skipped.put_nowait(seq)
         return self._fits(size)  # what else was not written are prompts, and those wait
 
     def _keep(self, seq: int, request: pb.TrackRequest, size: int) -> None:

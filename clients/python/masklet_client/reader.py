@@ -64,9 +64,8 @@ class Reader:
         await self._inbox.put(event)
 
     async def report_skipped(self) -> None:
-        """Reports the frames that newer ones took the place of before they were written."""
-        while self._journal.skipped:
-            frame_seq = self._journal.skipped.pop(0)
+        """Reports the frames that newer ones took the place of before they were written, until the journal ends."""
+        while (frame_seq := await self._journal.skipped.get()) is not None:
             index = self._journal.index_of(frame_seq)
             if self._journal.reported(frame_seq) and index is not None:
                 await self.emit(Dropped(frame_seq, index, DropReason.QUEUE_FULL))

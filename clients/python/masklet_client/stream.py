@@ -231,7 +231,6 @@ class TrackStream:
             raise ProtocolViolation("nothing can be sent after `finish` or `close`")
         self._raise_if_ended()
         seq = await self._journal.post(**body)
-        await self._reader.report_skipped()
         self._raise_if_ended()
         return seq
 
@@ -242,6 +241,7 @@ class TrackStream:
     async def _read(self) -> None:
         """Reads until the stream ends, and ends the inbox however that happens: nobody shall wait for ever."""
         failure: MaskletError | None = None
+        reporting = asyncio.create_task(self._reader.report_skipped())
         try:
             await self._resuming.run()
         except Exception as error:
@@ -249,8 +249,10 @@ class TrackStream:
         finally:
             self._journal.end(failure or ProtocolViolation("the server has ended the stream"))
             try:
+                await reporting
                 await self._reader.give_up()
             finally:
+                reporting.cancel()
                 self._inbox.end(failure)
 
     async def _stop(self) -> None:
