@@ -30,7 +30,7 @@ _EPILOG = """\
 examples:
   masklet-load --start fake --scenario steady
   masklet-load --server localhost:50051 --streams 8 --rate-hz 15 --duration-s 60
-  masklet-load --start embedded --find-capacity --scenario capacity --out results
+  masklet-load --start embedded --find-capacity --scenario capacity --server-flags "--routing.admit_by_load false"
   masklet-load --start triton --scenario kill --kill "10 KILL triton" --kill "12 start triton"
 
 exit status: 0 the SLO is met (a search: its result is valid), 1 it is not, 2 a mistake"""

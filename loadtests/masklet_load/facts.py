@@ -23,10 +23,10 @@ _PACKAGES = ("masklet", "grpcio", "protobuf", "hdrhistogram", "torch", "tritoncl
 _DESCRIBE_TIMEOUT_S = 10.0
 
 
-def machine_facts(words: Sequence[str]) -> dict[str, str]:
+def machine_facts(words: Sequence[str], *, program: str = "masklet-load") -> dict[str, str]:
     """Command (`words` after its name), date, machine, versions and commit."""
     return {
-        "command": f"masklet-load {shlex.join(words)}".strip(),
+        "command": f"{program} {shlex.join(words)}".strip(),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "cpu": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",

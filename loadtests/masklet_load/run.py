@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from masklet_load.actions import check_actions, parse_action, perform_all
 from masklet_load.facts import server_facts
 from masklet_load.generate import Crew, Tallies, new_tally
-from masklet_load.report import Check, Level, Report, Sample, Summary, slices_of, summarise
+from masklet_load.report import Check, Level, Report, Sample, Summary, Verdict, slices_of, summarise
 from masklet_load.scenario import MAX_DURATION_S, Scenario
-from masklet_load.schedule import BASE
+from masklet_load.schedule import BASE, SPIKE
 from masklet_load.search import find_capacity
 from masklet_load.served import Served
 from masklet_load.tally import Tally
-from masklet_load.verdict import compare, judge
+from masklet_load.verdict import MET, MISSED, VOID, compare, judge, judge_newcomers
 from masklet_load.watch import Watch
 
 _SAMPLES = 180
@@ -58,19 +58,26 @@ class Test:
         server = await server_facts(self.served)
         outcome = await perform(self.scenario, self.served, processes=self.processes)
         groups = summaries(outcome.tallies, self.scenario)
-        judged = groups.get(BASE, groups["all"])
         return Report(
             name=self.name,
             facts=self.facts,
             server=server,
             scenario=self.scenario,
-            verdict=judge(judged, self.scenario, refusals_allowed=self.refusals_allowed),
+            verdict=self._verdict(groups),
             groups=groups,
             slices=slices_of(_all(outcome.tallies, self.scenario)),
             samples=outcome.samples,
             checks=outcome.checks,
             actions=outcome.actions,
         )
+
+    def _verdict(self, groups: dict[str, Summary]) -> Verdict:
+        """Of those that were there before the spike; beyond capacity, the spike has to be refused."""
+        found = judge(groups.get(BASE, groups["all"]), self.scenario, refusals_allowed=self.refusals_allowed)
+        if found.outcome == VOID or not (self.refusals_allowed and SPIKE in groups):
+            return found
+        why = found.why + judge_newcomers(groups[SPIKE])
+        return Verdict(MISSED if why else MET, why)
 
     async def search(self, *, first: int, most: int, tell: Callable[[Level], None]) -> Report:
         """The largest number of streams that meets the SLO; the report's numbers are those of that level."""
@@ -88,7 +95,8 @@ class Test:
             return level
 
         capacity, levels, verdict = await find_capacity(measure, first=first, most=most)
-        best = next((level for level in levels if level.streams == capacity), levels[-1])
+        met = [level for level in levels if (level.streams, level.verdict.outcome) == (capacity, MET)]
+        best = (met or levels)[-1]
         scenario = replace(self.scenario, streams=best.streams)
         return Report(
             self.name, self.facts, server, scenario, verdict, {"all": best.summary}, levels=levels, capacity=capacity
@@ -96,14 +104,18 @@ class Test:
 
 
 async def perform(scenario: Scenario, served: Served, *, processes: int) -> Outcome:
-    """Run a scenario; resources are compared before and after if anything can be watched and the server was primed."""
+    """Run a scenario; resources are compared before and after if anything can be watched and the server was primed.
+
+    After a kill they are not: another process has taken the place of the one before.
+    """
     actions = tuple(parse_action(line, most_s=MAX_DURATION_S) for line in scenario.kills)
     check_actions(actions, served.parts)
     watch = Watch(served, period_s=max(1.0, scenario.duration_s / _SAMPLES))
     if scenario.prime_s:
         await _prime(scenario, served, processes)
     begun_s = time.monotonic()
-    before = await watch.idle(begun_s) if served.watched() and scenario.prime_s else []
+    judged = served.watched() and scenario.prime_s and not actions
+    before = await watch.idle(begun_s) if judged else []
     async with Crew(scenario, served.addresses, processes=min(processes, scenario.streams)) as crew:
         start_s = crew.start()
         watching = asyncio.create_task(watch.follow(start_s) if served.watched() else asyncio.sleep(0))

@@ -39,7 +39,8 @@ class Scenario:
         drain_s: how long to wait for answers after the last frame was due.
         settle_s: pause after the last stream, before what is left in the server is counted.
         prime_s: the streams run for so long once before anything is counted, so that what the server allocates on
-            first use is not taken for a leak; 0: they do not, and what is left afterwards is not judged.
+            first use is not taken for a leak; 0: they do not, and what is left afterwards is not judged. Nor is
+            it after kills.
         slo_ms: the SLO's p99 latency in milliseconds.
         slo_bad_share: frames that may be dropped or go unanswered, as a share of those due.
         lag_ms: the generator's own p99 lag in milliseconds above which a result is void.

@@ -87,6 +87,9 @@ class Process:
             if not ready.done():
                 raise BackendUnavailable(f"masklet {' '.join(self._arguments)} ended at once:\n{self._tail()}")
             await ready
+        except TimeoutError:
+            late = f"masklet {' '.join(self._arguments)} was not ready within {_READY_S:g} s"
+            raise BackendUnavailable(f"{late}:\n{self._tail()}") from None
         finally:
             ended.cancel()
             ready.cancel()

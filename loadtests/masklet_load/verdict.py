@@ -34,6 +34,17 @@ def judge(summary: Summary, scenario: Scenario, *, refusals_allowed: bool = Fals
     return Verdict(MISSED if why else MET, tuple(why))
 
 
+def judge_newcomers(summary: Summary) -> tuple[str, ...]:
+    """What is wrong with how those beyond capacity were treated: to be refused, and told when to come again."""
+    refused, told = summary.sessions.get("refused", 0), sum(summary.retry_after_s.values())
+    why = [] if refused else [f"none of {summary.sessions.get('planned', 0)} newcomers was refused"]
+    if told < refused:
+        why.append(f"{refused - told} of {refused} refusals came without RetryInfo")
+    if unaccounted := summary.frames["unaccounted"] + summary.warm_up["unaccounted"]:
+        why.append(f"{unaccounted} frames of newcomers are unaccounted for")
+    return tuple(why)
+
+
 def compare(before: Sequence[Sample], after: Sequence[Sample]) -> tuple[Check, ...]:
     """The medians of two idle times; only what could be read is compared."""
     checks = []

@@ -246,6 +246,57 @@ async def test_a_live_camera_is_not_held_up_while_cut_off_and_the_newest_frame_c
     assert stream.dropped == len(dropped) > 90
 
 
+async def test_a_click_while_cut_off_holds_nobody_up() -> None:
+    async with front() as server, line_to(server.port) as line, tracking(line.address, policy="latest") as stream:
+        line.refusing = True
+        line.cut()
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            for object_id in (1, 2, 3):
+                await stream.send(FRAME)
+                await stream.send(FRAME)
+                await stream.click(object_id, (20.0, 20.0))
+            last = await stream.send(FRAME)
+        line.refusing = False
+        await stream.finish()
+        results = [event for event in await rest(stream) if isinstance(event, Result)]
+    assert (results[-1].frame_seq, [found.object_id for found in results[-1].objects]) == (last, [1, 2, 3])
+
+
+async def test_a_callback_that_raises_on_a_skipped_frame_ends_the_stream() -> None:
+    def on_event(event: Event) -> None:
+        if isinstance(event, Dropped):
+            raise ValueError("not this one")
+
+    async with front() as server, line_to(server.port) as line:
+        client = masklet_client.connect([line.address])
+        with pytest.raises(MaskletError, match="not this one"):
+            async with client, client.track(SIZE, policy="latest", reconnect=QUICK, on_event=on_event) as stream:
+                line.refusing = True
+                line.cut()
+                await asyncio.sleep(0.05)
+                async with asyncio.timeout(10):
+                    while True:
+                        await stream.send(FRAME)
+
+
+async def test_a_session_begun_anew_forgets_frames_skipped_before() -> None:
+    async with (
+        front(resume_ttl_s=0.1) as server,
+        line_to(server.port) as line,
+        tracking(line.address, policy="latest") as stream,
+    ):
+        line.refusing = True
+        line.cut()
+        await asyncio.sleep(0.05)
+        sent = [await stream.send(FRAME) for _ in range(400)]  # more than unread events are kept
+        line.refusing = False
+        await stream.finish()
+        events = await rest(stream)
+    told = [event.frame_seq for event in events if isinstance(event, (Result, Dropped))]
+    assert sorted(told) == sent
+
+
 async def test_a_halted_line_holds_a_live_camera_up_once() -> None:
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     async with front() as server, line_to(server.port) as line:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from tests.loadtests.conftest import load, scenario, service
 
+from masklet.backends.fake import Delay
 from masklet_load.report import Level, Summary, Verdict, summarise
 from masklet_load.run import Test as LoadTest
 from masklet_load.run import summaries
@@ -39,8 +40,53 @@ async def test_one_bad_minute_does_not_count(bad: Verdict) -> None:
         return Level(streams, Verdict(MET if streams <= 5 else MISSED), empty())
 
     capacity, levels, verdict = await find_capacity(measure, first=1, most=12)
-    assert (capacity, verdict) == (5, Verdict(MET))
+    assert (capacity, verdict.outcome) == (5, MET)
     assert [level.streams for level in levels] == [1, 2, 4, 4, 8, 8, 6, 6, 5]
+
+
+async def test_a_level_that_missed_has_missed_even_if_its_second_try_was_void() -> None:
+    async def measure(streams: int) -> Level:
+        tried.append(streams)
+        if streams <= 2:
+            return Level(streams, Verdict(MET), empty())
+        return Level(streams, Verdict(MISSED) if tried.count(streams) == 1 else Verdict(VOID, ("lag",)), empty())
+
+    tried = list[int]()
+    capacity, _, verdict = await find_capacity(measure, first=1, most=12)
+    assert (capacity, verdict) == (2, Verdict(MET))
+
+
+async def test_a_limit_by_admission_is_told() -> None:
+    async def measure(streams: int) -> Level:
+        refused = Verdict(MISSED, ("1 sessions refused", "1 sessions never opened"))
+        return Level(streams, Verdict(MET) if streams <= 3 else refused, empty())
+
+    capacity, _, verdict = await find_capacity(measure, first=1, most=12)
+    assert capacity == 3
+    assert "the limit is what the server admits" in verdict.why[0]
+
+
+async def test_the_report_is_of_the_try_that_counts() -> None:
+    wanted = scenario(streams=1, rate_hz=10.0, slo_ms=400.0)
+    with service([Delay(1.0, step=5)]) as served:  # once
+        report = await LoadTest("c", wanted, Served((served.address,)), 1, {}).search(
+            first=1, most=1, tell=lambda level: None
+        )
+    assert [level.verdict.outcome for level in report.levels] == [MISSED, MET]
+    assert report.groups["all"] is report.levels[1].summary
+    assert "1 streams met it in the second try" in report.verdict.why
+
+
+@pytest.mark.parametrize(("room", "outcome"), [(2, MET), (9, MISSED)])
+async def test_beyond_capacity_newcomers_have_to_be_refused(room: int, outcome: str) -> None:
+    wanted = scenario(streams=2, spike_streams=1, spike_at_s=0.2, slo_ms=60_000.0, retry_refused=False)
+    with service(max_sessions=room) as served:
+        report = await LoadTest("o", wanted, Served((served.address,)), 1, {}, refusals_allowed=True).run()
+    assert (report.verdict.outcome, *report.verdict.why) in (
+        (MET,),
+        (MISSED, "none of 1 newcomers was refused"),
+    )
+    assert report.verdict.outcome == outcome
 
 
 async def test_the_search_stops_at_the_most_that_is_to_be_tried_and_says_so() -> None:

@@ -15,6 +15,7 @@ from masklet.v1 import segmentation_pb2 as pb
 _OPEN_SEQ = 1
 _UNWRITTEN = 2
 _KEPT_INDICES = 1024
+_MOST_SKIPPED = 4096  # not reported yet, because nobody reads
 
 
 class Journal:
@@ -29,7 +30,7 @@ class Journal:
 
     Attributes:
         pending: frames that are neither answered nor reported, with their place among all frames.
-        skipped: those of them whose place was taken, to be reported; None: there will be no more.
+        skipped: others whose place was taken, and their places among all frames, to be reported; None: no more to come.
         hurried: whether nobody waits for answers any more.
         posted_s: when something was last posted, monotonic.
     """
@@ -50,7 +51,7 @@ class Journal:
         self._turn = asyncio.Lock()
         self._news = asyncio.Event()
         self.pending: dict[int, int] = {}
-        self.skipped: asyncio.Queue[int | None] = asyncio.Queue()
+        self.skipped: asyncio.Queue[tuple[int, int] | None] = asyncio.Queue()
         self._stuck = False
         self.posted_s = time.monotonic()
 
@@ -59,7 +60,8 @@ class Journal:
         async with self._turn:
             request = pb.TrackRequest(**body)
             size = request.ByteSize()
-            if not self._has_room(size) and not (request.HasField("frame") and await self._skips(size)):
+            patient = self._patience_s is None
+            if not self._has_room(size) and (patient or not await self._makes_room(size, request.HasField("frame"))):
                 while not self._has_room(size):
                     await self._wait()
             if self._end is not None:
@@ -173,23 +175,24 @@ class Journal:
     def _fits(self, size: int) -> bool:
         return not self._kept or (len(self._kept) < self._max_requests and self._byte_count + size <= self._max_bytes)
 
-    async def _skips(self, size: int) -> bool:
-        """Whether there is room for a frame now that those not written for so long are left out.
+    async def _makes_room(self, size: int, is_frame: bool) -> bool:
+        """Whether there is room now that frames not written for so long are left out. Prompts just join those waiting.
 
         Patience is for one stall, not for each frame of it: a camera shall not be held up over and over.
         """
-        if self._patience_s is None:
-            return False
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0 if self._stuck else self._patience_s):
-                while not self._has_room(size):
-                    await self._wait()
-                return True
-        self._stuck = True
-        for seq in [seq for seq in self._kept if seq >= self._cursor and seq in self.pending]:
-            self._drop(seq)
-            self.skipped.put_nowait(seq)
-        return self._fits(size)  # what else was not written are prompts, and those wait
+        if is_frame:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0 if self._stuck else self._patience_s):
+                    while not self._has_room(size):
+                        await self._wait()
+                    return True
+            if self.skipped.qsize() >= _MOST_SKIPPED:
+                return False
+            self._stuck = True
+            for seq in [seq for seq in self._kept if seq >= self._cursor and seq in self.pending]:
+                self._drop(seq)
+                self.skipped.put_nowait((seq, self.pending.pop(seq)))
+        return self._fits(size)
 
     def _keep(self, seq: int, request: pb.TrackRequest, size: int) -> None:
         if request.HasField("ping"):

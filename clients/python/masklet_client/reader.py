@@ -65,10 +65,8 @@ class Reader:
 
     async def report_skipped(self) -> None:
         """Reports the frames that newer ones took the place of before they were written, until the journal ends."""
-        while (frame_seq := await self._journal.skipped.get()) is not None:
-            index = self._journal.index_of(frame_seq)
-            if self._journal.reported(frame_seq) and index is not None:
-                await self.emit(Dropped(frame_seq, index, DropReason.QUEUE_FULL))
+        while (skipped := await self._journal.skipped.get()) is not None:
+            await self.emit(Dropped(*skipped, DropReason.QUEUE_FULL))
 
     async def give_up(self) -> None:
         """Reports all frames that nobody is going to answer."""

@@ -35,8 +35,9 @@ logger = logging.getLogger("masklet_client")
 class TrackStream:
     """An open stream; get one from `Client.track`. Iterating yields `Result`s, `events()` everything.
 
-    Read while you send, or in turn: at most 256 unread events are kept, then the server waits for you. Sending and
-    reading may happen in different tasks, and either may be cancelled without harm to the stream.
+    Read while you send, or in turn: at most 256 unread events are kept, then the server waits for you, or, with policy
+    "latest", drops frames. Sending and reading may happen in different tasks, and either may be cancelled without harm
+    to the stream.
 
     Attributes:
         settings: as asked for.
@@ -242,17 +243,20 @@ class TrackStream:
         """Reads until the stream ends, and ends the inbox however that happens: nobody shall wait for ever."""
         failure: MaskletError | None = None
         reporting = asyncio.create_task(self._reader.report_skipped())
+        running = asyncio.create_task(self._resuming.run())
         try:
-            await self._resuming.run()
+            await asyncio.wait([running, reporting], return_when=asyncio.FIRST_COMPLETED)
+            await (running if running.done() else reporting)  # which ends by itself only if `on_event` raises
         except Exception as error:
             failure = given_up(error)
         finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
             self._journal.end(failure or ProtocolViolation("the server has ended the stream"))
             try:
-                await reporting
+                await asyncio.gather(reporting, return_exceptions=True)
                 await self._reader.give_up()
             finally:
-                reporting.cancel()
                 self._inbox.end(failure)
 
     async def _stop(self) -> None:
