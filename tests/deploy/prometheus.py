@@ -22,6 +22,7 @@ DASHBOARD = DEPLOY / "grafana" / "dashboards" / "masklet.json"
 GPU_ONLY = "nv_gpu_"
 _PACKAGES = {"promtool": "prometheus", "prometheus": "prometheus", "amtool": "prometheus-alertmanager"}
 _TOOL_TIMEOUT_S = 110
+_OPERATOR_EVERY_S = 30  # the Prometheus operator's evaluationInterval
 _WORDS = {"and", "or", "unless", "by", "on", "ignoring", "group_left", "group_right", "bool", "offset", "without"}
 _PROMETHEUS_OWN = {"up", "ALERTS"}
 
@@ -58,6 +59,23 @@ def rules() -> list[dict[str, Any]]:
 def alerts() -> dict[str, dict[str, Any]]:
     """By name."""
     return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def drain_told_s(drain_s: float) -> float:
+    """When, after its SIGTERM, somebody has heard at the latest that a front's drain is stuck."""
+    rule, route = alerts()["MaskletDrainStuck"], read_yaml(FOLDER / "alertmanager.yml")["route"]
+    (late_s,) = re.findall(r"> masklet_drain_timeout_seconds \+ (\d+)$", rule["expr"])
+    every = read_yaml(FOLDER / "prometheus.yml")["global"]
+    steps = [every["scrape_interval"], rule["for"], route["group_wait"]]
+    evaluated_s = max(_OPERATOR_EVERY_S, seconds(every["evaluation_interval"]))
+    return drain_s + int(late_s) + evaluated_s + sum(map(seconds, steps))
+
+
+def seconds(text: str) -> int:
+    """Of "30s"."""
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found, text
+    return int(found[1])
 
 
 def panels() -> list[dict[str, Any]]:

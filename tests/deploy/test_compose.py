@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.deploy.dockerfile import read_stages
+from tests.deploy.prometheus import drain_told_s, seconds
 
 from masklet.backends import triton_server
 from masklet.cli import triton as triton_command
@@ -29,12 +30,6 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / FILES[0]).read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = ("front", "triton")
 every_service = pytest.mark.parametrize("name", SERVICES)
-
-
-def seconds(text: str) -> int:
-    found = re.fullmatch(r"(\d+)s", text)
-    assert found
-    return int(found[1])
 
 
 def front_config() -> Config:
@@ -166,6 +161,12 @@ def test_services_are_given_the_time_they_take_to_stop():
     words = SERVICES["triton"]["command"]
     exit_s = int(words[words.index("--exit-timeout") + 1])
     assert seconds(SERVICES["triton"]["stop_grace_period"]) > exit_s + triton_server._KILL_AFTER_S
+
+
+def test_a_front_that_does_not_end_is_heard_of_before_it_is_killed():
+    server = front_config().server
+    told = drain_told_s(server.drain_delay_s + server.drain_timeout_s)
+    assert seconds(SERVICES["front"]["stop_grace_period"]) > told
 
 
 @pytest.mark.parametrize(("status", "expected"), [(200, 0), (503, 1)])

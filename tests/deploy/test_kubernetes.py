@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -14,12 +15,13 @@ import yaml
 from tests.deploy.dockerfile import chain, read_stages
 from tests.deploy.fleet import FOLDER, OVERLAYS, TIERS, container, manifests, of_kind, pod
 from tests.deploy.kustomize import Document, documents_in
-from tests.deploy.prometheus import run_tool
+from tests.deploy.prometheus import FOLDER as PROMETHEUS
+from tests.deploy.prometheus import read_yaml, run_tool
 
 from masklet.observability.metrics import Metrics
 
 VERSIONS = ("1.31.0", "1.37.0")
-CUSTOM = {"ServiceMonitor": "monitoring.coreos.com/v1", "ScaledObject": "keda.sh/v1alpha1"}
+CUSTOM = {"PodMonitor": "monitoring.coreos.com/v1", "ScaledObject": "keda.sh/v1alpha1"}
 HASH = re.compile(r"^(masklet-(?:front|triton))-[a-z0-9]{10}$")
 every_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 both_tiers = pytest.mark.parametrize("tier", TIERS)
@@ -123,13 +125,13 @@ def test_each_triton_has_one_gpu_and_its_shared_memory(overlay):
 
 @every_overlay
 def test_custom_resources_name_what_there_is(overlay):
-    services, deployments = of_kind(overlay, "Service"), of_kind(overlay, "Deployment")
-    for monitor in of_kind(overlay, "ServiceMonitor").values():
-        assert monitor["apiVersion"] == CUSTOM["ServiceMonitor"]
+    deployments = of_kind(overlay, "Deployment")
+    for monitor in of_kind(overlay, "PodMonitor").values():
+        assert monitor["apiVersion"] == CUSTOM["PodMonitor"]
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        (service,) = [one for one in services.values() if wanted <= one["metadata"]["labels"].items()]
-        ports = {port["name"] for port in service["spec"]["ports"]}
-        assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
+        (tier,) = [tier for tier in TIERS if wanted <= pod(overlay, tier)["metadata"]["labels"].items()]
+        ports = {port["name"] for port in container(overlay, tier)["ports"]}
+        assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} <= ports
     for scaled in of_kind(overlay, "ScaledObject").values():
         assert scaled["apiVersion"] == CUSTOM["ScaledObject"]
         assert scaled["spec"]["scaleTargetRef"]["name"] in deployments
@@ -137,9 +139,26 @@ def test_custom_resources_name_what_there_is(overlay):
 
 
 def test_prometheus_names_jobs_as_its_configuration_for_one_machine_does():
-    text = (FOLDER.parent / "prometheus" / "prometheus.yml").read_text()
-    jobs = {job["job_name"] for job in yaml.safe_load(text)["scrape_configs"]}
-    assert set(of_kind("production", "ServiceMonitor")) == jobs  # the operator names jobs after Services
+    config = read_yaml(PROMETHEUS / "prometheus.yml")
+    named = {}
+    for name, monitor in of_kind("production", "PodMonitor").items():
+        label = monitor["spec"]["jobLabel"]  # of the pods
+        named[name] = pod("production", name)["metadata"]["labels"][label]
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        every = (config["global"]["scrape_interval"], config["global"]["scrape_timeout"])
+        assert (endpoint["interval"], endpoint["scrapeTimeout"]) == every
+    assert set(named.values()) == {job["job_name"] for job in config["scrape_configs"]}
+    assert set(named) == set(named.values())
+
+
+@pytest.mark.parametrize("overlay", ["production", "production-keda"])
+def test_pods_that_terminate_are_scraped(overlay):
+    """Services drop them: no ServiceMonitor sees a drain."""
+    assert not of_kind(overlay, "ServiceMonitor")
+    for monitor in of_kind(overlay, "PodMonitor").values():
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            (kept,) = endpoint["relabelings"]
+            assert kept == {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
 
 
 def autoscalers() -> dict[str, Any]:
@@ -182,29 +201,62 @@ def queries() -> dict[str, str]:
     return found
 
 
+LOAD = ("masklet_load_ratio", "masklet-triton")
+SESSIONS = ("masklet_sessions_ratio", "masklet-front")
+TWO_FRONTS = {
+    "session_load": (90, 120),
+    "session_capacity": (300, 300),
+    "sessions": (8, 24),
+    "sessions_limit": (64, 64),
+}
+
+
+def ask(folder: Path, values: dict[str, Any], expected: dict[str, float]) -> str:
+    """What promtool objects to: queries not in `expected` are to give no sample."""
+    labels = '{namespace="masklet", pod="%s"}'
+    series = [
+        {"series": f"masklet_{name}{labels % front}", "values": str(value)}
+        for name, both in values.items()
+        for front, value in zip("ab", both, strict=True)
+    ]
+    checks = []
+    for name, query in queries().items():
+        samples = [{"labels": "{}", "value": expected[name]}] if name in expected else []
+        checks.append({"expr": query, "eval_time": "0m", "exp_samples": samples})
+    test = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]}
+    (folder / "test.yml").write_text(yaml.safe_dump(test))
+    done = run_tool("promtool", "test", "rules", "test.yml", folder=folder)
+    return "" if done.returncode == 0 else done.stdout
+
+
 def test_load_is_what_all_fronts_reserved_of_what_all_tritons_take(tmp_path):
     """Two fronts, three Tritons that take 100 each: every front knows all Tritons, but only its own sessions."""
-    labels = '{namespace="masklet", pod="%s"}'
-    values = {
-        "session_load": (90, 120),
-        "session_capacity": (300, 300),
-        "sessions": (8, 24),
-        "sessions_limit": (64, 64),
-    }
-    series = [
-        {"series": f"masklet_{name}{labels % pod}", "values": str(value)}
-        for name, both in values.items()
-        for pod, value in zip("ab", both, strict=True)
-    ]
-    expected = {"masklet_load_ratio": 0.7, "masklet-triton": 0.7, "masklet_sessions_ratio": 0.25, "masklet-front": 0.25}
-    checks = [
-        {"expr": query, "eval_time": "0m", "exp_samples": [{"labels": "{}", "value": expected[name]}]}
-        for name, query in queries().items()
-    ]
-    test = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
-    done = run_tool("promtool", "test", "rules", "test.yml", folder=tmp_path)
-    assert done.returncode == 0, done.stdout
+    assert set(queries()) == {*LOAD, *SESSIONS}
+    assert not ask(tmp_path, TWO_FRONTS, dict.fromkeys(LOAD, 0.7) | dict.fromkeys(SESSIONS, 0.25))
+    assert ask(tmp_path, TWO_FRONTS, {})
+
+
+@pytest.mark.parametrize(
+    ("values", "known"),
+    [
+        ({}, ()),
+        ({**TWO_FRONTS, "session_capacity": (0, 0)}, SESSIONS),  # no Triton, or none that was measured
+        ({name: TWO_FRONTS[name] for name in ("session_load", "sessions", "sessions_limit")}, SESSIONS),
+        ({name: TWO_FRONTS[name] for name in ("session_capacity", "sessions_limit")}, ()),
+        ({**TWO_FRONTS, "session_load": (0, 0), "session_capacity": (0, 0), "sessions_limit": (0, 0)}, ()),
+    ],
+    ids=["nothing is scraped", "capacity is 0", "no capacity", "no load", "all is 0"],
+)
+def test_without_data_there_is_no_sample_and_not_a_zero(tmp_path, values, known):
+    """A sample of 0 would scale in; without one, autoscalers keep what there is."""
+    assert not ask(tmp_path, values, dict.fromkeys(known, 0.25))
+
+
+def test_keda_takes_no_data_for_an_error_and_not_for_a_zero():
+    for scaled in of_kind("production-keda", "ScaledObject").values():
+        assert "fallback" not in scaled["spec"]  # a number of pods of its own
+        for one in scaled["spec"]["triggers"]:
+            assert one["type"] == "cpu" or one["metadata"]["ignoreNullValues"] == "false"  # "true" by default: 0
 
 
 def test_both_ways_to_scale_have_the_same_aims_and_pace():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tests.deploy.fleet import OVERLAYS, TIERS, argument, container, of_kind, pod
+from tests.deploy.prometheus import drain_told_s
 
 from masklet.backends import triton_server
 from masklet.cli import triton as triton_command
@@ -95,6 +96,12 @@ def test_a_front_is_given_the_time_its_drain_takes(overlay, front_config):
     stopping = 3 * lifecycle._STOP_GRACE_S  # waiting for the last streams, ending calls, freeing sessions
     needed = hook + server.drain_delay_s + server.drain_timeout_s + stopping
     assert pod(overlay, FRONT)["spec"]["terminationGracePeriodSeconds"] > needed
+
+
+def test_a_front_that_does_not_end_is_heard_of_before_it_is_killed(overlay, front_config):
+    server = front_config.server
+    told = drain_told_s(server.drain_delay_s + server.drain_timeout_s)
+    assert pod(overlay, FRONT)["spec"]["terminationGracePeriodSeconds"] > told
 
 
 def test_a_drain_begins_only_after_services_and_proxies_noticed(overlay, front_config):

@@ -1,0 +1,117 @@
+"""Commands of the runbooks and deploy/*.md find what they look for."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.deploy.prometheus import DEPLOY
+
+from masklet.observability.logs import KeyValueFormatter
+from masklet.session.tokens import read_keys
+
+SERVICE = DEPLOY.parent / "service"
+PAGES = sorted(DEPLOY.rglob("*.md"))
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40}
+_NOT_NESTED = re.compile(r"\|(?![^(]*\))")
+
+
+def code(page: Path) -> list[str]:
+    """Its lines of code, whole: fenced as sh, indented, or within a sentence."""
+    text = page.read_text().replace("\\\n", " ")
+    fenced = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    indented = re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)
+    return [line for block in fenced for line in block.splitlines()] + indented + re.findall(r"`([^`\n]+)`", text)
+
+
+def log_commands() -> list[tuple[str, str]]:
+    """Of all pages: the page, and the command."""
+    return [(page.stem, line) for page in PAGES for line in code(page) if re.search(r"\bkubectl .*\blogs\b", line)]
+
+
+def log_patterns() -> list[tuple[str, str, bool]]:
+    """What is looked for in masklet's own logs: page, one alternative, whether case matters. Triton's are left out."""
+    found = []
+    for page, line in log_commands():
+        for words in (shlex.split(part, comments=True) for part in re.split(r" \| (?=[a-z])", line)):
+            if words[:1] == ["grep"] and "TRITON_POD" not in line:
+                flags = "".join(word for word in words[1:-1] if word.startswith("-"))
+                found += [(page, one, "i" not in flags) for one in _NOT_NESTED.split(words[-1])]
+    return found
+
+
+@cache
+def log_lines() -> list[str]:
+    """All that the service may log, as it would be written but for the fields; what is filled in later is left out."""
+    found = []
+    for path in SERVICE.rglob("*.py"):
+        logger = ".".join(path.relative_to(SERVICE).with_suffix("").parts)
+        nodes: list[Any] = list(ast.walk(ast.parse(path.read_text())))
+        for call in filter(_logs, nodes):
+            parts: list[Any] = [one for one in ast.walk(call.args[0]) if isinstance(one, ast.Constant)]
+            event = " ".join(str(one.value) for one in parts)
+            record = logging.LogRecord(logger, _LEVELS[call.func.attr], "", 0, event, (), None)
+            found.append(KeyValueFormatter().format(record))
+    return found
+
+
+def _logs(node: Any) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _LEVELS):
+        return False
+    return isinstance(node.func.value, ast.Name) and node.func.value.id.lower() == "_log"
+
+
+def test_commands_and_log_lines_are_found():
+    assert len(log_commands()) > 10
+    assert len(log_patterns()) > 10
+    assert len(log_lines()) > 30
+
+
+@pytest.mark.parametrize(("page", "pattern", "cased"), log_patterns())
+def test_what_runbooks_look_for_in_logs_is_logged(page, pattern, cased):
+    matcher = re.compile(pattern, 0 if cased else re.IGNORECASE)
+    assert [line for line in log_lines() if matcher.search(line)], page
+
+
+def test_all_alternatives_in_a_level_are_levels():
+    levels = {line.partition("level=")[2].partition(" ")[0] for line in log_lines()}
+    looked_for = [
+        name
+        for _, one, _ in log_patterns()
+        for group in re.findall(r"level=\(?([\w|]+)", one)
+        for name in group.split("|")
+    ]
+    assert looked_for
+    assert set(looked_for) <= levels
+
+
+def test_logs_of_many_pods_are_asked_for_whole():
+    """With a selector kubectl gives the last ten lines of each pod."""
+    selected = [line for _, line in log_commands() if re.search(r" (-l|--selector)\b", line)]
+    assert selected
+    for line in selected:
+        assert "--tail=-1" in line and "--since=" in line, line
+
+
+def test_a_new_key_can_be_read_by_nobody_else(tmp_path):
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    (command,) = [line for line in code(DEPLOY / "operating.md") if "openssl" in line]
+    assert command.startswith("(umask 077;")  # before anything is written
+    (tmp_path / "keys").write_text("0" * 64 + "\n")
+    (tmp_path / "keys.new").write_text("left behind")
+    (tmp_path / "keys.new").chmod(0o644)
+    subprocess.run(["bash", "-c", f"umask 022; {command}"], cwd=tmp_path, check=True, timeout=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
+    old, new = read_keys(tmp_path / "keys")
+    assert old == bytes(32) != new
