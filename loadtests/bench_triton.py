@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench_report import Report
 from masklet.backends.base import Backend
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.backends.triton import TritonBackend
@@ -107,7 +108,7 @@ async def compare_backends(
 
 
 def main() -> None:
-    """Print a table."""
+    """Print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--transports", action="store_true", help="compare transports instead of backends")
     parser.add_argument("--variant", default="sam2.1_hiera_tiny")
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20, help="per stream and run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 4, 8])
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write the report there as JSON and Markdown")
     args = parser.parse_args()
     config = ModelConfig(args.variant, input_size=args.input_size, device="cpu", precision=args.precision)
     with TritonServer(TritonOptions(environment=model_environment(config), log=Path("/dev/null"))) as server:
@@ -126,12 +128,15 @@ def main() -> None:
             kept = {"rounds": args.rounds, "count": args.frames, "streams": args.streams}
             comparing = compare_backends(config, server.endpoint, **kept)
         found = asyncio.run(comparing)
-    runs = f"best of {args.rounds} runs of {args.frames} frames"
-    print(f"{args.variant} at {args.input_size} px, {args.precision}, {runs}")
-    print("| what | frames/s | ms per step | streams per batch |\n|---|---|---|---|")
+    report = Report("bench_triton_transports" if args.transports else "bench_triton")
+    report.notes.append(f"best of {args.rounds} runs of {args.frames} frames per stream")
+    section = f"{args.variant} at {args.input_size} px, {args.precision}"
     for key, measured in found.items():
         best = max(measured, key=lambda run: run.frames_per_s)
-        print(f"| {key} | {best.frames_per_s:.2f} | {best.step_ms:.1f} | {best.batch:.1f} |")
+        numbers = {"frames/s": best.frames_per_s, "ms per step": best.step_ms, "streams per batch": best.batch}
+        report.add(section, {"what": key, **numbers})
+    if args.out:
+        print(report.save(args.out))
 
 
 if __name__ == "__main__":

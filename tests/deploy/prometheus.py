@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from tests.metrics_table import SERVICE, TRITON, documented
+from tests.metrics_table import SERVICE, TRITON, Metric, documented
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FOLDER = DEPLOY / "prometheus"
@@ -24,6 +25,7 @@ _PACKAGES = {"promtool": "prometheus", "prometheus": "prometheus", "amtool": "pr
 _TOOL_TIMEOUT_S = 110
 _OPERATOR_EVERY_S = 30  # the Prometheus operator's evaluationInterval
 _WORDS = {"and", "or", "unless", "by", "on", "ignoring", "group_left", "group_right", "bool", "offset", "without"}
+_SUFFIXES = ("_bucket", "_sum", "_count")
 _PROMETHEUS_OWN = {"up", "ALERTS"}
 
 
@@ -120,11 +122,14 @@ def metrics_of(query: str) -> set[str]:
 @cache
 def known_names() -> set[str]:
     """What the two READMEs say is exported, with histograms' suffixes, and what rules record."""
-    found = {rule["record"] for rule in rules() if "record" in rule} | triton_names() | _PROMETHEUS_OWN
-    for name, metric in (documented(SERVICE) | documented(TRITON)).items():
-        suffixes = ("_bucket", "_sum", "_count") if metric.kind == "histogram" else ("",)
-        found |= {name + suffix for suffix in suffixes}
-    return found
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    return recorded | triton_names() | _PROMETHEUS_OWN | series_names(documented(SERVICE) | documented(TRITON))
+
+
+def series_names(metrics: Mapping[str, Metric]) -> set[str]:
+    """Their names as they are queried, with histograms' suffixes."""
+    suffixes = {name: _SUFFIXES if metric.kind == "histogram" else ("",) for name, metric in metrics.items()}
+    return {name + suffix for name in metrics for suffix in suffixes[name]}
 
 
 def triton_names() -> set[str]:

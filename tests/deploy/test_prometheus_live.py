@@ -8,15 +8,27 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from tests.deploy.prometheus import GPU_ONLY, known_names, metrics_of, panel_queries, rules, tool, triton_names
+from tests.deploy.prometheus import (
+    GPU_ONLY,
+    known_names,
+    metrics_of,
+    panel_queries,
+    rules,
+    series_names,
+    tool,
+    triton_names,
+)
 from tests.deploy.watched import Watched
+from tests.metrics_table import SERVICE, TRITON, documented, scraped
 
 import masklet_client
+from masklet_load.report import load_report
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(300)]
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # Tritons are started while gRPC is busy
 
 FRAMES = 30
+LOAD_S = 60.0
 PATIENCE_S = 30.0
 _MAY_BE_EMPTY = ("GPU", "Requests B", "Age of what")  # there is no GPU and no Kubernetes here, and no request fails
 
@@ -42,11 +54,15 @@ async def track(address: str) -> int:
     return answered
 
 
-async def test_what_rules_and_dashboard_read_is_there_under_load(watched: Watched) -> None:
+async def test_what_is_documented_and_what_rules_and_dashboard_read_is_there_under_load(watched: Watched) -> None:
     assert await track(watched.service) == FRAMES
+    every = documented(SERVICE) | documented(TRITON)
+    (ours, unused), (tritons, unused_there) = (scraped(port) for port in watched.metrics_ports)
+    assert not every.keys() - ours.keys() - tritons.keys()
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     read = {name for query in panel_queries().values() for name in metrics_of(query)}
     read |= {name for rule in rules() for name in metrics_of(rule["expr"])} | triton_names()
+    read |= series_names({name: metric for name, metric in every.items() if name not in unused | unused_there})
     wanted = {name for name in read - recorded - {"ALERTS"} if not name.startswith(GPU_ONLY)}
     assert wanted <= known_names()
     watched.wait(lambda: not missing(watched, wanted), "all metrics")
@@ -74,7 +90,16 @@ def is_wanted(title: str) -> bool:
 def test_alerts_fire_when_a_triton_is_killed_and_end_when_it_is_back(watched: Watched) -> None:
     expected = {"MaskletTritonDown", "MaskletTritonEjected", "MaskletNoUsableTriton"}
     assert not watched.firing() & expected
-    watched.kill_triton()
-    watched.wait(lambda: watched.firing() >= expected, f"{expected} fire")
-    watched.start_triton()
-    watched.wait(lambda: not watched.firing() & expected, f"{expected} have ended")
+    with watched.loaded(LOAD_S) as folder:
+        watched.wait(lambda: watched.values("sum(masklet_sessions)") == [2.0], "the cameras are there")
+        killed_s = time.monotonic()
+        watched.kill_triton()
+        watched.wait(lambda: watched.firing() >= expected, f"{expected} fire")
+        print(f"fired {time.monotonic() - killed_s:.1f} s after the kill")
+        watched.start_triton()
+        ready_s = time.monotonic()
+        watched.wait(lambda: not watched.firing() & expected, f"{expected} have ended")
+        print(f"ended {time.monotonic() - ready_s:.1f} s after Triton was ready")
+    load = load_report(folder / "load.json").groups["all"]
+    assert load.frames["answered"] + load.frames["dropped"] == load.frames["due"] > 0
+    assert load.sessions["recovered restored"] == 2

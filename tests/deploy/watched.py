@@ -35,6 +35,7 @@ class Watched:
 
     Attributes:
         service: gRPC address of the service.
+        metrics_ports: where the service and Triton export theirs.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +43,7 @@ class Watched:
         self._triton_ports = dict(zip(("grpc_port", "http_port", "metrics_port"), ports, strict=False))
         service_port, self._service_metrics, prometheus_port = ports[3:]
         self.service = f"{HOST}:{service_port}"
+        self.metrics_ports = self._service_metrics, self._triton_ports["metrics_port"]
         self._api = f"http://{HOST}:{prometheus_port}"
         self._folder = folder
         self._triton: TritonServer | None = None
@@ -67,6 +69,22 @@ class Watched:
         assert self._triton
         self._triton.process.kill()
         self._triton.process.wait()
+
+    @contextlib.contextmanager
+    def loaded(self, seconds: float) -> Iterator[Path]:
+        """Cameras for so long, begun when the block is entered and done when it is left; the folder of the report."""
+        small = ["--height", "48", "--width", "64", "--clip-frames", "4", "--objects", "2", "--rate-hz", "5"]
+        lenient = ["--slo-ms", "60000", "--lag-ms", "1000", "--slo-bad-share", "1"]
+        words = ["--server", self.service, "--streams", "2", "--duration-s", f"{seconds:g}", *small, *lenient]
+        command = [sys.executable, "-m", "masklet_load.cli", *words, "--out", str(self._folder), "--name", "load"]
+        with (self._folder / "load.log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        try:
+            yield self._folder
+            process.wait(seconds + 60)
+        finally:
+            process.terminate()
+            process.wait()
 
     def query(self, query: str) -> list[dict[str, Any]]:
         """The samples that Prometheus answers with now. Raises HTTPError if it cannot."""
