@@ -139,6 +139,24 @@ def test_sessions_idle_for_long_are_reaped_others_not(model, clock):
     assert (model.stats().sessions, model.stats().bank_bytes) == (0, 0)
 
 
+def test_batches_and_reaped_sessions_are_told_without_being_asked(model, clock):
+    told: list[tuple[int, int]] = []
+    model.tell(lambda found: told.append((found.stats().sessions, found.reaped)))
+    ask(model, ("a", OPEN), ("b", OPEN))
+    assert model.reap() == 0
+    clock.now_s = IDLE_S + 1
+    assert model.reap() == 2
+    assert told == [(2, 0), (0, 2)]
+
+
+def test_a_listener_that_fails_costs_neither_answers_nor_the_reaper(model, clock, caplog):
+    model.tell(lambda found: 1 / 0)
+    assert error(model, "a", OPEN) is None
+    clock.now_s = IDLE_S + 1
+    assert model.reap() == 1
+    assert caplog.text.count("a change could not be shown") == 2
+
+
 def test_refused_calls_do_not_keep_a_session_from_being_reaped_for_strangers(model, clock):
     clock.now_s = IDLE_S * 2
     ask(model, ("nobody", step(frame(1))), ("nobody", CLOSE))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from tests.e2e.talk import HEIGHT, JPEG, WIDTH, Talk, box, click, opening
 
 from masklet.codecs.frames import encode_frame
 from masklet.codecs.masks import encode_mask
+from masklet.session.tokens import ResumeClaim, TokenSigner
 from masklet.types import FrameCodec, MaskEncoding
 from masklet.v1 import mask_pb2, prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
@@ -162,3 +165,39 @@ async def test_bytes_that_are_no_message_end_the_call(bystander: Bystander, serv
     code, reason, text = await talk.end()
     assert (code, reason) == ("INVALID_ARGUMENT", "PROTOCOL_VIOLATION")
     assert says(text, ["3 bytes"])
+
+
+STRANGER = TokenSigner([b"s" * 32])
+Forge = Callable[[TokenSigner, ResumeClaim], bytes]
+
+
+def changed(token: bytes, at: int) -> bytes:
+    return token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
+
+
+TOKENS: dict[str, Forge] = {
+    "made up": lambda ours, claim: b"let me in",
+    "truncated": lambda ours, claim: ours.sign(claim, lifetime_s=60)[:-1],
+    "without a signature": lambda ours, claim: ours.sign(claim, lifetime_s=60)[:-32],
+    "changed claim": lambda ours, claim: changed(ours.sign(claim, lifetime_s=60), 4),
+    "changed signature": lambda ours, claim: changed(ours.sign(claim, lifetime_s=60), -2),
+    "foreign key": lambda ours, claim: STRANGER.sign(claim, lifetime_s=60),
+    "foreign tenant": lambda ours, claim: ours.sign(replace(claim, tenant="acme"), lifetime_s=60),
+}
+
+
+@pytest.mark.parametrize("forge", TOKENS.values(), ids=TOKENS)
+async def test_a_token_that_is_not_ours_resumes_nothing(
+    bystander: Bystander, served: Served, talk: Talk, forge: Forge
+) -> None:
+    """Each names the bystander's session, which a good token would take away from it."""
+    ours = served.server._context.signer
+    session = served.server._context.live.get(bystander._talk.said[0].opened.session_id)
+    assert session is not None
+    claim = ResumeClaim(session.session_id, "", epoch=session.epoch, location="", shape=session.terms.shape)
+    assert ours.verify(ours.sign(claim, lifetime_s=60)) == claim
+    await talk.send(open=opening(resume_token=forge(ours, claim)))
+    code, reason, text = await talk.end()
+    assert (code, reason) == ("PERMISSION_DENIED", "ACCESS_DENIED")
+    assert "the resume token" in text
+    await bystander.go_on(3)

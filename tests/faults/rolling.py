@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from tests.faults.fleet import READY_S, start_triton, stop_fleet
 from tests.faults.front_process import FrontProcess, all_ready, fronts
 
 from masklet.backends.triton_server import TritonServer
+from masklet_load.facts import machine_facts
 
 DRAIN_DELAY_S = 1.5  # Envoy looks every second
 _POLL_S = 0.1
@@ -164,6 +166,8 @@ def main() -> int:
     parser.add_argument("--pause", type=float, default=plan.pause_s, help="seconds between two restarts")
     parser.add_argument("--policy", choices=("latest", "block"), default=plan.policy)
     args = parser.parse_args()
+    for key, fact in machine_facts(sys.argv[1:], program="python -m tests.faults.rolling").items():
+        print(f"- {key}: {fact}")
     chosen = Plan(args.streams, args.rate, args.rounds, args.pause, args.policy)
     try:
         with tempfile.TemporaryDirectory(prefix="masklet-rolling-") as folder:

@@ -21,6 +21,7 @@ from masklet.routing.router import RoutedBackend
 from masklet.types import StateOrigin, StepRequest, StepResult
 
 pytestmark = pytest.mark.triton
+RECOVERED_S = 5.0  # promised are 2; on CI's two cores the Tritons and the other half of the tests run as well
 PLAN = [frame(1, click()), frame(2), frame(3, click(2, 40, 10)), *map(frame, range(4, 11))]
 
 
@@ -93,8 +94,9 @@ async def test_kill_9_of_one_of_two_restores_its_session_within_seconds(
         kill(dead)
         before_s = time.monotonic()
         results += await follow(backend, "s", PLAN[6:7])
-        print(f"answered {time.monotonic() - before_s:.2f} s after the kill, recovery {results[-1].recovery_s:.2f} s")
-        assert time.monotonic() - before_s < 20  # this machine may be busy; see ARCHITECTURE for what was measured
+        took_s = time.monotonic() - before_s
+        print(f"answered {took_s:.2f} s after the kill, recovery {results[-1].recovery_s:.2f} s")
+        assert took_s < RECOVERED_S
         results += await follow(backend, "s", PLAN[7:])
         for number in range(4):
             await backend.open(f"new-{number}", SETTINGS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -43,10 +43,12 @@ class Place:
         max_sessions: banks it takes.
         measured: object-frames per second it was measured to make; 0: it was not.
         latency_s: of each call.
+        leaving_s: how long a client takes to leave.
         steps: frame numbers, as they were carried out.
         lies: what exporting gives instead of the state.
         die_on: kills the model's process when it gets this frame.
         hangs_s: how long nothing has been answered, as far as its clients know.
+        asked: how often clients asked what it holds.
     """
 
     def __init__(self, address: str) -> None:
@@ -57,11 +59,13 @@ class Place:
         self.max_sessions = 100
         self.measured = 0.0
         self.latency_s = 0.001
+        self.leaving_s = 0.0
         self.steps: list[int] = []
         self.lies: bytes | None = None
         self.die_on: int | None = None
         self.hangs_s = 0.0
         self.connections = 0
+        self.asked = 0
         self.model = "fake"
 
     def kill(self) -> None:
@@ -94,9 +98,11 @@ class Client:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.epochs: dict[str, int] = {}
+        self._stats = BackendStats(0, 0, 0, 0)
+        self._answered_s = float("-inf")
 
     async def __aenter__(self) -> Self:
-        await self.place.call()
+        await self.ask_stats()
         self.place.connections += 1
         return self
 
@@ -104,6 +110,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.place.connections -= 1
+        await asyncio.sleep(self.place.leaving_s)
         for session_id in list(self.epochs):
             with suppress(MaskletError):
                 await self.close(session_id)
@@ -131,11 +138,16 @@ class Client:
         return replace(self.place.backend.describe(), model=self.place.model)
 
     def stats(self) -> BackendStats:
-        return self.place.backend.stats()
+        return self._stats
+
+    def stats_age_s(self) -> float:
+        return now_s() - self._answered_s
 
     async def ask_stats(self) -> BackendStats:
-        await self.place.call()
-        return self.stats()
+        self.place.asked += 1
+        with self._answered():
+            await self.place.call()
+        return self._stats
 
     def location(self, session_id: str) -> str:
         return ""
@@ -144,46 +156,76 @@ class Client:
         self.epochs.pop(session_id, None)
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
-        await self._room()
-        await self.place.backend.open(session_id, settings, epoch=epoch)
-        self.epochs[session_id] = epoch
+        await self._begin(session_id, epoch, lambda: self.place.backend.open(session_id, settings, epoch=epoch))
 
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
-        await self._room()
-        await self.place.backend.import_state(session_id, state, epoch=epoch)
-        self.epochs[session_id] = epoch
+        await self._begin(session_id, epoch, lambda: self.place.backend.import_state(session_id, state, epoch=epoch))
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
-        await self.place.call()
-        summary = await self.place.backend.attach(session_id, epoch)
+        with self._answered():
+            await self.place.call()
+            summary = await self.place.backend.attach(session_id, epoch)
         self.epochs[session_id] = epoch
         return summary
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
-        await self._owned(session_id)
-        if request.frame_seq == self.place.die_on:
-            self.place.stub = False
-            self.place.forget()
-            await self.place.call()
-        result = await self.place.backend.step(session_id, request)
-        self.place.steps.append(request.frame_seq)
-        await self.place.call()  # killed now, the frame was carried out but nobody knows
+        with self._answered():
+            await self._owned(session_id)
+            if request.frame_seq == self.place.die_on:
+                self.place.stub = False
+                self.place.forget()
+                await self.place.call()
+            result = await self.place.backend.step(session_id, request)
+            self.place.steps.append(request.frame_seq)
+            await self.place.call()  # killed now, the frame was carried out but nobody knows
         return result
 
     async def export_state(self, session_id: str) -> bytes:
-        await self._owned(session_id)
+        with self._answered():
+            await self._owned(session_id)
         return self.place.lies or await self.place.backend.export_state(session_id)
 
     async def close(self, session_id: str) -> None:
         epoch = self.epochs.pop(session_id, None)
         if epoch is not None:
-            await self.place.call()
-            self.place.backend._owners.check(session_id, epoch)
-            await self.place.backend.close(session_id)
+            with self._answered():
+                await self.place.call()
+                self.place.backend._owners.check(session_id, epoch)
+                await self.place.backend.close(session_id)
+
+    async def _begin(self, session_id: str, epoch: int, begin: Callable[[], Awaitable[None]]) -> None:
+        """Carried out even if the caller is cancelled."""
+
+        async def begun() -> None:
+            try:
+                with self._answered():
+                    await self._room()
+                    await begin()
+            except MaskletError:
+                self.epochs.pop(session_id, None)
+                raise
+
+        self.epochs[session_id] = epoch
+        await asyncio.shield(asyncio.ensure_future(begun()))
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Any answer, a refusal as well, says what the place holds."""
+        try:
+            yield
+        except MaskletError as error:
+            if not isinstance(error, BackendUnavailable):
+                self._see()
+            raise
+        self._see()
+
+    def _see(self) -> None:
+        self._stats, self._answered_s = self.place.backend.stats(), now_s()
 
     async def _owned(self, session_id: str) -> None:
+        epoch = self.epochs[session_id]
         await self.place.call()
-        self.place.backend._owners.check(session_id, self.epochs[session_id])
+        self.place.backend._owners.check(session_id, epoch)
 
     async def _room(self) -> None:
         await self.place.call()

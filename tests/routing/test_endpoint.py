@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from itertools import pairwise
 
 import pytest
 from tests.routing.farm import SETTINGS, Client, Farm, click, request
 from tests.routing.simulated import now_s, simulate
 
-from masklet.errors import AdmissionRefused, BackendUnavailable
+from masklet.errors import AdmissionRefused, BackendError, BackendUnavailable
+from masklet.routing.discovery import Found, Standing
 from masklet.routing.endpoint import EndpointState
 
 
@@ -65,8 +67,8 @@ def test_pauses_between_tries_grow_and_are_bounded(monkeypatch):
     simulate(scenario())
     pauses = [later - sooner for sooner, later in pairwise(tried_s)]
     assert 0.1 <= pauses[0] <= 0.21
-    assert min(pauses[8:]) >= 2.5
-    assert max(pauses) <= 5.1
+    assert min(pauses[8:]) >= 1.0
+    assert max(pauses) <= 2.1
     assert len({round(pause, 3) for pause in pauses[8:]}) > 3, "there is no jitter"
 
 
@@ -248,5 +250,99 @@ def test_an_endpoint_that_answers_nothing_is_ejected_however_healthy_it_says_it_
             await asyncio.sleep(0.6)
             assert states(farm)["healthy"] == 1  # the other is ejected or, some while after, on probation
             assert (await backend.step("s", request(2))).recovered is not None
+
+    simulate(scenario())
+
+
+def test_one_without_traffic_is_asked_what_it_holds_every_two_seconds():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            before = farm["a:1"].asked
+            await asyncio.sleep(60)
+            assert 20 <= farm["a:1"].asked - before <= 30
+            await backend.open("s", SETTINGS)
+            before = farm["a:1"].asked
+            for seq in range(1, 61):
+                await backend.step("s", request(seq, *([click()] if seq == 1 else [])))
+                await asyncio.sleep(1)
+            assert farm["a:1"].asked == before  # its answers say it
+
+    simulate(scenario())
+
+
+def test_one_that_drains_is_not_asked_what_it_holds():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed():
+            farm["a:1"].ready = False
+            await asyncio.sleep(1)
+            before = farm["a:1"].asked
+            await asyncio.sleep(20)
+            assert (farm["a:1"].asked, states(farm)) == (before, {"draining": 1})
+
+    simulate(scenario())
+
+
+def test_one_too_busy_to_say_what_it_holds_is_not_ejected():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(health_timeout_s=2.0) as backend:
+            (link,) = backend._fleet.links()
+            farm["a:1"].latency_s = 5.0
+            await asyncio.sleep(60)
+            assert backend._fleet.links() == [link]
+            assert farm["a:1"].asked > 2
+
+    simulate(scenario())
+
+
+def test_one_that_says_nonsense_when_asked_is_not_given_up(monkeypatch):
+    async def nonsense(_: Client) -> None:
+        raise BackendError("noise")
+
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            (link,) = backend._fleet.links()
+            with monkeypatch.context() as patched:
+                patched.setattr(Client, "ask_stats", nonsense)
+                await asyncio.sleep(10)
+            await asyncio.sleep(10)
+            assert (backend._fleet.links(), states(farm)) == ([link], {"healthy": 1})
+
+    simulate(scenario())
+
+
+def test_a_dead_model_is_noticed_without_any_session():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed():
+            farm["a:1"].stub = False  # health stays green
+            await asyncio.sleep(6)
+            assert states(farm)["healthy"] == 1
+
+    simulate(scenario())
+
+
+class Flicker:
+    """Names an address, not any more after 10 s, and again after another second."""
+
+    async def watch(self) -> AsyncIterator[Found]:
+        yield {"a:1": Standing.WANTED}
+        await asyncio.sleep(10)
+        yield {}
+        await asyncio.sleep(1)
+        yield {"a:1": Standing.WANTED}
+
+
+def test_an_address_named_again_while_it_is_being_left_is_used_again():
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].leaving_s = 3.0
+        async with farm.routed(Flicker()) as backend:
+            await asyncio.sleep(30)
+            assert states(farm) == {"healthy": 1}
+            await backend.open("s", SETTINGS)
 
     simulate(scenario())

@@ -99,6 +99,22 @@ def test_a_failing_export_is_not_tried_with_every_frame(exports):
     assert 3 <= len(exports) <= 6
 
 
+def test_a_session_disowned_while_its_state_is_fetched_leaves_none_behind(exports):
+    async def scenario() -> None:
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            farm["a:1"].latency_s = 0.5
+            await backend.step("s", request(1, click()))
+            await asyncio.sleep(0.1)
+            assert exports == ["s"]
+            backend.disown("s")
+            await asyncio.sleep(1)
+            assert (len(backend._checkpoints), backend._checkpoints.byte_count) == (0, 0)
+
+    simulate(scenario())
+
+
 def test_states_beyond_the_budget_give_way_oldest_and_largest_first():
     now = [0.0]
     kept = Checkpoints(100, clock=lambda: now[0])

@@ -142,6 +142,53 @@ def test_a_share_of_what_a_triton_makes_is_given_to_sessions():
     assert simulate(scenario()) == [5, 1]
 
 
+def test_a_front_without_traffic_learns_that_the_sessions_of_others_have_ended():
+    async def scenario():
+        farm = Farm("a:1")
+        farm["a:1"].max_sessions = 2
+        async with farm.routed() as one, farm.routed() as other:
+            for name in ("s", "t"):
+                await one.open(name, SETTINGS)
+            with pytest.raises(AdmissionRefused):
+                await other.open("late", SETTINGS)
+            for name in ("s", "t"):
+                await one.close(name)
+            await asyncio.sleep(3)
+            await other.open("late", SETTINGS)
+
+    simulate(scenario())
+
+
+def test_a_front_without_traffic_learns_that_the_load_of_others_has_ended():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as one, farm.routed(capacity_object_frames_s=10.0) as two:
+            await one.open("s", rated(8.0))
+            with pytest.raises(OverCapacity):
+                await two.open("t", rated(8.0))
+            await one.close("s")
+            await one.open("u", rated(1.0))
+            await asyncio.sleep(3)
+            await two.open("t", rated(8.0))
+
+    simulate(scenario())
+
+
+def test_a_front_without_traffic_goes_where_others_have_left_room():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as one, farm.routed() as other:
+            for number in range(10):
+                await one.open(f"s{number}", SETTINGS)
+            for name in [name for name in one._sessions if one.location(name) == "b:1"]:
+                await one.close(name)
+            await asyncio.sleep(3)
+            await other.open("s", SETTINGS)
+            assert other.location("s") == "b:1"
+
+    simulate(scenario())
+
+
 def test_load_that_other_fronts_have_placed_counts():
     async def scenario():
         farm = Farm("a:1")

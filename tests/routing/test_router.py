@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.routing.farm import SETTINGS, Farm, click, masks, request, undisturbed
+from tests.routing.farm import SETTINGS, Client, Farm, click, masks, request, undisturbed
 from tests.routing.simulated import simulate
 
 from masklet.errors import BackendUnavailable, SessionStateLost, SessionSuperseded
@@ -155,6 +155,43 @@ def test_states_are_exported_and_imported():
             farm[backend.location("s")].kill()
             result = await backend.step("s", PLAN[4])
             assert (result.recovered, masks(result)) == (StateOrigin.RESTORED, (await undisturbed(PLAN))[4])
+
+    simulate(scenario())
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_an_open_cancelled_before_its_answer_leaves_nothing(monkeypatch, refused):
+    monkeypatch.setattr(Client, "max_sessions", 100)  # what it said once
+
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            farm["a:1"].latency_s, farm["a:1"].max_sessions = 0.3, 0 if refused else 100
+            opening = asyncio.create_task(backend.open("s", SETTINGS))
+            await asyncio.sleep(0.1)
+            opening.cancel()
+            await asyncio.wait([opening])
+            assert opening.cancelled() and not backend._sessions
+            await asyncio.sleep(0.25)
+            assert farm.holding("s") == (set() if refused else {"a:1"})  # what was sent is carried out
+            await asyncio.sleep(2)
+            assert farm.holding("s") == set()
+            assert [len(one.orphans) for one in backend._fleet._endpoints.values()] == [0]
+            assert [link.loads for link in backend._fleet.links()] == [{}]
+
+    simulate(scenario())
+
+
+def test_an_open_cancelled_just_before_leaving_leaves_nothing():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            opening = asyncio.create_task(backend.open("s", SETTINGS))
+            await asyncio.sleep(0)
+            opening.cancel()
+            await asyncio.wait([opening])
+        await asyncio.sleep(1)
+        assert opening.cancelled() and farm.holding("s") == set()
 
     simulate(scenario())
 

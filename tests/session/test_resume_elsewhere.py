@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 from tests.fronts import Front, Shared
-from tests.session.conftest import BLOCKING, FRAME, click
-from tests.session.returning import back, gone, made, refused, server_seqs
+from tests.session.conftest import BLOCKING, FRAME, Peer, World, click
+from tests.session.returning import back, gone, made, refused, server_seqs, told
 
 from masklet.backends.fake import FakeBackend
 from masklet.errors import (
@@ -21,7 +24,7 @@ from masklet.session.messages import (
     PromptApplied,
     Result,
 )
-from masklet.types import DropReason, StateOrigin
+from masklet.types import BankSummary, DropReason, StateOrigin
 
 
 @pytest.fixture
@@ -158,3 +161,66 @@ async def test_a_front_with_another_key_refuses(shared: Shared) -> None:
     peer.send(FRAME)
     await peer.until(Result)
     await gone(first, stranger)
+
+
+class Held(Front):
+    """Attaches once released, even if the caller has gone, as the router does."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        self.asked, self.release = asyncio.Event(), asyncio.Event()
+
+    async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
+        self.asked.set()
+        return await asyncio.shield(asyncio.ensure_future(self._attach_late(session_id, epoch, location)))
+
+    async def _attach_late(self, session_id: str, epoch: int, location: str) -> BankSummary:
+        await self.release.wait()
+        return await super().attach(session_id, epoch, location=location)
+
+
+async def resumed_and_cut(world: World, peer: Peer, front: Held) -> None:
+    """The client comes back, and its connection is lost again before it is answered."""
+    again = world.peer().start()
+    again.send(replace(BLOCKING, resume_token=peer.all(Opened)[0].resume_token, last_server_seq=1))
+    await front.asked.wait()
+    await again.vanish()
+    assert again.messages == []
+
+
+async def test_a_resume_cut_half_way_costs_no_answer(shared: Shared) -> None:
+    front = Held(shared)
+    world = made(front)
+    peer = await world.opened(BLOCKING)
+    for body in (click(), FRAME, FRAME):
+        peer.send(body)
+    await peer.until(Result, 2)
+    await peer.vanish()
+    await resumed_and_cut(world, peer, front)
+    front.release.set()
+    again = await back(world, peer, last_server_seq=1, unanswered_seqs=(3, 4))
+    await again.until(Result, 2)
+    assert (list(told(again)), again.all(Dropped)) == ([3, 4], [])
+    again.send(FRAME)
+    assert (await again.until(Result, 3)).objects[0].box == (8, 6, 12, 10)
+    await gone(world)
+
+
+async def test_a_resume_cut_half_way_owns_nothing_that_went_on_elsewhere(shared: Shared) -> None:
+    front = Held(shared)
+    first, second = made(front), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    peer.send(FRAME)
+    await peer.until(Result)
+    await peer.vanish()
+    await resumed_and_cut(first, peer, front)
+    away = await back(second, peer)
+    away.send(FRAME)
+    await away.until(Result)
+    await away.vanish()
+    front.release.set()  # refused now
+    home = await back(first, away)
+    assert home.all(Opened)[0].next_seq == 4
+    home.send(FRAME)
+    assert (await home.until(Result)).frame_seq == 4
+    await gone(first, second)

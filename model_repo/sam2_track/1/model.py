@@ -30,14 +30,14 @@ class TritonPythonModel:
             self._model: TritonModel = load_model(model_config(parameters, os.environ, instance))
         except MaskletError as error:
             raise pb_utils.TritonModelException(f"{error.reason}: {error}") from error
-        self._model.start_reaper()
         self._metrics = _Metrics({"model": args["model_name"], "version": args["model_version"]})
         self._metrics.show(self._model)
+        self._model.tell(self._metrics.show)
+        self._model.start_reaper()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One batch: at most one request of each sequence."""
         answers = self._model.execute([_arrival(request) for request in requests])
-        self._metrics.show(self._model)
         return [pb_utils.InferenceResponse([_tensor(answer)]) for answer in answers]
 
     def finalize(self) -> None:

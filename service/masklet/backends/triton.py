@@ -135,6 +135,10 @@ class TritonBackend:
         """What the model holds, for all its clients, as of its newest answer to this one."""
         return self._stats
 
+    def stats_age_s(self) -> float:
+        """How long ago the newest answer came, and `stats` with it, seconds."""
+        return time.monotonic() - self._answered_s
+
     async def ask_stats(self) -> BackendStats:
         """What the model holds, for all its clients, asked now."""
         name, call = uuid.uuid4().hex, Call(Operation.STAT)
@@ -180,8 +184,14 @@ class TritonBackend:
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open in this Triton."""
-        attached = _Owned(epoch)
-        answer = await self._run(attached, lambda: self._ask(session_id, Call(Operation.ATTACH, epoch)))
+        known = self._sessions.get(session_id)
+        attached = _Owned(epoch, known.lock) if known else _Owned(epoch)
+        try:
+            answer = await self._run(attached, lambda: self._ask(session_id, Call(Operation.ATTACH, epoch)))
+        except SessionStateLost:
+            if self._sessions.get(session_id) is known:
+                self._sessions.pop(session_id, None)  # it may be opened again
+            raise
         if answer.bank is None:
             raise BackendError(f"Triton at {self._endpoint} does not say what session {session_id} holds")
         self._sessions[session_id] = attached
@@ -280,11 +290,16 @@ class TritonBackend:
         if session_id in self._sessions:
             raise BackendError(f"session {session_id} is already open")
         owned = self._sessions[session_id] = _Owned(call.epoch)
-        try:
-            await self._run(owned, lambda: self._ask(session_id, call, start=True))
-        except MaskletError:
-            self._sessions.pop(session_id, None)
-            raise
+
+        async def begin() -> None:  # to the end of it even if the caller is cancelled
+            try:
+                await self._ask(session_id, call, start=True)
+            except MaskletError:
+                if self._sessions.get(session_id) is owned:
+                    del self._sessions[session_id]
+                raise
+
+        await self._run(owned, begin)
 
     async def _run(self, owned: _Owned, work: Callable[[], Awaitable[_T]]) -> _T:
         """Do `work` once the session's last request is answered. It goes on even if the caller is cancelled."""

@@ -104,8 +104,13 @@ class TritonModel:
         self._engine_lock = threading.Lock()
         self._stopping = threading.Event()
         self._reaper: threading.Thread | None = None
+        self._changed: Callable[[TritonModel], None] | None = None
         self.batch_sizes: Counter[int] = Counter()
         self.reaped = 0
+
+    def tell(self, changed: Callable[[TritonModel], None]) -> None:
+        """Have `changed` called after each batch and when sessions were reaped, with nothing else going on."""
+        self._changed = changed
 
     def start_reaper(self) -> None:
         """Forget idle sessions from time to time, until `close`."""
@@ -131,6 +136,7 @@ class TritonModel:
                     self._run_steps(steps, answers)  # a second request of one session: Triton restarted its sequence
                 self._take(index, arrival, steps=steps, answers=answers)
             self._run_steps(steps, answers)
+            self._tell()
         assert all(answer is not None for answer in answers)
         return [answer for answer in answers if answer is not None]
 
@@ -159,12 +165,22 @@ class TritonModel:
             for session_id in idle:
                 self._forget(session_id)
             self.reaped += len(idle)
+            if idle:
+                self._tell()
         return len(idle)
 
     def _reap_forever(self) -> None:
         while not self._stopping.wait(self._facts.idle_timeout_s / _REAP_SHARE):
             if count := self.reap():
                 _LOG.warning("forgot %d sessions idle for %g s", count, self._facts.idle_timeout_s)
+
+    def _tell(self) -> None:
+        if self._changed is None:
+            return
+        try:
+            self._changed(self)
+        except Exception:  # neither answers nor the reaper depend on who listens
+            _LOG.exception("a change could not be shown")
 
     def _take(
         self,

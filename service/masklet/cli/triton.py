@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ Run NVIDIA Triton with masklet's model: the one on the PATH, of /opt/tritonserve
 (pip install --no-deps nvidia-pytriton==0.7.0). Serve it with `masklet serve --backend triton --triton HOST:PORT`.
 
 Triton has no authentication: keep it on the loopback or a private network."""
+_DEVICE = "model.device"
+_DEVICE_HELP = '"auto", the default, is the CPU here.'
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,7 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--log", type=Path, metavar="FILE", help="where Triton's log goes (default: here)")
     group = parser.add_argument_group("model; also MASKLET_MODEL_VARIANT and so on in the environment")
     for flag, key in _FLAGS.items():
-        text = config_keys()[key].summary.replace("%", "%%")
+        text = config_keys()[key].summary.replace("%", "%%") + (f" {_DEVICE_HELP}" if key == _DEVICE else "")
         group.add_argument(flag, dest=key, default=argparse.SUPPRESS, metavar="X", help=text)
     parser.set_defaults(run=run)
 
@@ -81,6 +84,7 @@ def _wait(server: TritonServer, told: threading.Event) -> int:
 
 def _options(args: argparse.Namespace) -> TritonOptions:
     given = {key: str(value) for key, value in vars(args).items() if key in config_keys()}
+    device = given.get(_DEVICE) or os.environ.get(config_keys()[_DEVICE].variable, "")
     return TritonOptions(
         host=args.host,
         grpc_port=args.grpc_port,
@@ -88,7 +92,7 @@ def _options(args: argparse.Namespace) -> TritonOptions:
         metrics_port=args.metrics_port,
         exit_timeout_s=args.exit_timeout,
         shm_bytes=args.shm_mib * 1024 * 1024,
-        gpu=given.get("model.device", "").startswith("cuda"),
+        gpu=device.startswith("cuda"),
         environment={config_keys()[key].variable: value for key, value in given.items()},
         repository=args.model_repository,
         log=args.log,

@@ -7,12 +7,15 @@ import logging
 from contextlib import suppress
 
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost, SessionSuperseded
+from masklet.routing.endpoint import EndpointState
 from masklet.routing.fleet import Fleet
 from masklet.routing.link import Link
 from masklet.types import BankSummary
 
 _RETRY_AFTER_S = 2.0
 _ANSWER_TIMEOUT_S = 5.0
+_COMING_TIMEOUT_S = 4.0  # with that for answers, less than a client waits
+_COMING = (EndpointState.CONNECTING, EndpointState.PROBATION)
 _LOG = logging.getLogger(__name__)
 
 _Found = tuple[Link, BankSummary]
@@ -22,13 +25,15 @@ async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> 
     """Own a session wherever it is.
 
     All endpoints are asked, also where `location` is right: after a failure a copy of old may be left somewhere. The
-    copy that has seen most frames is taken, of equals that at `location`; others are closed.
+    copy that has seen most frames is taken, of equals that at `location`; others are closed. An endpoint at `location`
+    that is being tried is waited for.
 
     Raises:
         SessionStateLost: none of them has it.
         SessionSuperseded: it has a later owner.
-        BackendUnavailable: no endpoint can be used.
+        BackendUnavailable: no endpoint can be used, one did not say, or that at `location` may be back soon.
     """
+    await _tried(fleet, location)
     links = fleet.links()
     if not links:
         raise BackendUnavailable(f"no Triton can be used: {fleet.why()}", retry_after_s=_RETRY_AFTER_S)
@@ -44,8 +49,19 @@ async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> 
         if one is not newest:
             await _close(one[0], session_id)
     if newest is None:
+        if fleet.is_awaited(location):
+            text = f"{location}, where session {session_id} was, is not connected to"
+            failures.append(BackendUnavailable(text, retry_after_s=_RETRY_AFTER_S))
         raise _not_found(failures, session_id, len(links))
     return newest
+
+
+async def _tried(fleet: Fleet, location: str) -> None:
+    """Until an endpoint that is being tried can be used, or cannot; not for long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_COMING_TIMEOUT_S):
+            while (found := fleet.endpoint(location)) and found.state in _COMING and fleet.is_awaited(location):
+                await fleet.wait_changed()
 
 
 async def _attach(link: Link, session_id: str, epoch: int) -> _Found:
@@ -54,7 +70,7 @@ async def _attach(link: Link, session_id: str, epoch: int) -> _Found:
             return link, await link.backend.attach(session_id, epoch)
     except TimeoutError:
         message = f"{link.address} did not say within {_ANSWER_TIMEOUT_S:g} s whether it has session {session_id}"
-        raise BackendError(message, retry_after_s=_RETRY_AFTER_S) from None  # slow, which is no reason to eject it
+        raise BackendError(message) from None  # slow, which is no reason to eject it
 
 
 def _worth(found: _Found, location: str) -> tuple[int, bool]:
@@ -67,7 +83,11 @@ def _not_found(failures: list[BaseException], session_id: str, asked: int) -> Ba
     if any(isinstance(one, SessionSuperseded) for one in failures):
         return SessionSuperseded(f"session {session_id} has a later owner")
     others = [one for one in failures if not isinstance(one, SessionStateLost)]
-    return others[0] if others else SessionStateLost(f"session {session_id} is at none of {asked} Tritons")
+    if not others:
+        return SessionStateLost(f"session {session_id} is at none of {asked} Tritons")
+    if isinstance(others[0], BackendError):  # it may well be there: asked again, it may say so
+        return BackendUnavailable(str(others[0]), retry_after_s=_RETRY_AFTER_S)
+    return others[0]
 
 
 async def _close(link: Link, session_id: str) -> None:

@@ -16,6 +16,7 @@ from masklet.routing.link import Link, RoutedTo, same_model, sing
 from masklet.types import ModelDescription
 
 _UNREACHABLE_LOOKS = 2  # a look at the health that fails once may be a lost packet
+_STALE_S = 2.0  # only answers say what others have opened and closed there
 _MAX_ORPHANS = 4096
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Endpoint:
         error: why there is none.
         orphans: sessions that may have been left behind there, with an epoch above theirs: closed before it is used.
         standing: what discovery says is wanted of it.
+        away_since_s: by the loop's clock, when it was last no longer usable, or not usable yet.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Endpoint:
         self.error: MaskletError | None = None
         self.orphans: dict[str, int] = {}
         self.standing = Standing.WANTED
+        self.away_since_s = asyncio.get_running_loop().time()
         self._make_backend = make_backend
         self._settings = settings
         self._expected = expected
@@ -213,7 +216,23 @@ class Endpoint:
             refused = await self._within_time(self.close_orphans(link.backend))
             if refused is not None:
                 raise refused
+        if ready and not link.draining:
+            await self._count(link.backend)
         return ready
+
+    async def _count(self, backend: RoutedTo) -> None:
+        """Ask what it holds, if no answer has said so lately and none is awaited. Raises BackendUnavailable."""
+        if backend.waiting_s() or backend.stats_age_s() < _STALE_S:
+            return
+        try:
+            async with asyncio.timeout(self._settings.health_timeout_s):
+                await backend.ask_stats()
+        except TimeoutError:
+            pass  # busy with others, or it hangs: `_check_progress` tells
+        except BackendUnavailable:
+            raise
+        except MaskletError as error:
+            _LOG.warning("endpoint does not say what it holds", extra={"endpoint": self.address, "why": str(error)})
 
     def _leave(self, link: Link) -> None:
         """Frees the connection in the background: it may take seconds if the other side is gone."""
@@ -240,6 +259,8 @@ class Endpoint:
             why = self.link.failure if self.link else ""
             level = logging.WARNING if state is EndpointState.EJECTED else logging.INFO
             _LOG.log(level, "endpoint %s", state, extra={"endpoint": self.address, "why": why})
+            if self.state in (EndpointState.HEALTHY, EndpointState.DRAINING) and state is EndpointState.EJECTED:
+                self.away_since_s = asyncio.get_running_loop().time()
             self.state = state
         self._changed()
 

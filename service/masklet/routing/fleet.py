@@ -21,6 +21,7 @@ from masklet.routing.link import Link, RoutedTo
 from masklet.types import ModelDescription
 
 _RETRY_AFTER_S = 2.0
+_COMING_BACK_S = 5.0  # a Triton that was not gone, but could not be reached, is back by then
 _LOG = logging.getLogger(__name__)
 
 
@@ -80,6 +81,20 @@ class Fleet:
         """Connections that serve sessions, those that drain included."""
         links = [endpoint.link for endpoint in self._endpoints.values() if endpoint.state in _SERVING]
         return [link for link in links if link is not None and link.is_alive]
+
+    def endpoint(self, address: str) -> Endpoint | None:
+        """Usable or not; None: no such address is known."""
+        return self._endpoints.get(address)
+
+    def is_awaited(self, address: str) -> bool:
+        """Whether an endpoint cannot be used for so short a time that it may come, or come back, with its banks."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None or address in {link.address for link in self.links()}:
+            return False
+        if endpoint.state in _SERVING:
+            return True  # it has failed just now
+        limit_s = self._settings.canary_timeout_s if endpoint.error is None else _COMING_BACK_S
+        return asyncio.get_running_loop().time() - endpoint.away_since_s < limit_s
 
     def choose(self, load: float | None, *, but: frozenset[Link] = frozenset()) -> Link:
         """The endpoint with the most room.
@@ -221,6 +236,8 @@ class Fleet:
     async def _run(self, endpoint: Endpoint) -> None:
         try:
             await endpoint.run()
+            while not endpoint.is_retired:  # named again while it was being left
+                await endpoint.run()
         except Exception:
             _LOG.exception("endpoint given up", extra={"endpoint": endpoint.address})
         finally:

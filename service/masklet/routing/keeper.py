@@ -87,7 +87,8 @@ class Keeper:
                 if session.is_placed and not session.closed:
                     with self._metrics.checkpoint_seconds.time():
                         state = await link.backend.export_state(session.session_id)
-                    self._recovery.keep(session, state)
+                    if not session.closed:  # nobody waits for the lock to disown it
+                        self._recovery.keep(session, state)
         except BackendUnavailable as error:
             self._metrics.checkpoints.labels("failed").inc()
             self._fleet.eject(link, str(error))

@@ -37,6 +37,10 @@ class RoutedTo(Backend, Protocol):
         """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
         ...
 
+    def stats_age_s(self) -> float:
+        """How long ago the newest answer came, and `stats` with it, seconds."""
+        ...
+
     async def ask_stats(self) -> BackendStats:
         """What it holds for all its clients, asked now. Raises BackendUnavailable or BackendError."""
         ...

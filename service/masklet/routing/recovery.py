@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from weakref import WeakKeyDictionary
 
 from masklet.config import RoutingConfig
 from masklet.errors import AdmissionRefused, BackendUnavailable, MaskletError, SessionStateLost
@@ -27,7 +28,8 @@ from masklet.routing.replay import Base
 from masklet.types import StateOrigin
 
 _RETRY_AFTER_S = 2.0
-_LEAST_S = 1.0  # for a place that was found at the last moment
+_REBUILDS_AT_A_TIME = 4
+_LEAST_S = 5.0  # for a rebuild, however short the wait for a place may be
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,6 +58,7 @@ class Recovery:
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
+        self._gates: WeakKeyDictionary[Link, asyncio.Semaphore] = WeakKeyDictionary()
 
     def lose(self, session: RoutedSession) -> None:
         """The session is no longer where it was."""
@@ -69,7 +72,7 @@ class Recovery:
 
         Raises:
             SessionStateLost: nothing is known to go on from.
-            BackendUnavailable: nothing could be used in time; the session can be recovered later.
+            BackendUnavailable: nothing could be used in time, or took the session in time; it can be recovered later.
             AdmissionRefused: everything was full for that time; likewise.
         """
         self.lose(session)
@@ -111,20 +114,26 @@ class Recovery:
 
     async def _try_links(self, session: RoutedSession, deadline_s: float) -> None:
         failure: MaskletError | None = None
+        slow: BackendUnavailable | None = None
         refused: frozenset[Link] = frozenset()
         for _ in range(self._settings.recovery_attempts):
             left_s = max(0.0, deadline_s - self._clock())
-            link = await self._fleet.wait_for(left_s, but=refused)
+            try:
+                link = await self._fleet.wait_for(left_s, but=refused)
+            except AdmissionRefused:
+                if slow is None:
+                    raise
+                raise slow from None
             started_s = self._clock() if session.lost_s is None else session.lost_s
             try:
                 with self._moving(session, link) as epoch:
-                    async with asyncio.timeout(max(_LEAST_S, deadline_s - self._clock())):
-                        origin = await self._rebuild(session, link, epoch)
+                    origin = await self._rebuild_in_turn(session, link, epoch)
                     self._arrived(session, link, epoch, origin=origin, started_s=started_s)
                     return
             except TimeoutError:
-                failure = BackendUnavailable(f"{link.address} did not take the session in time")
-                self._fleet.eject(link, str(failure))
+                message = f"{link.address} did not take session {session.session_id} in time"
+                failure = slow = BackendUnavailable(message, retry_after_s=_RETRY_AFTER_S)
+                refused |= {link}  # slow, which is no reason to eject it; what hangs is found out by its progress
             except AdmissionRefused as error:
                 refused, failure = refused | {link}, error
             except BackendUnavailable as error:
@@ -145,6 +154,16 @@ class Recovery:
             if session.link is not target or session.lost_s is not None:
                 target.loads.pop(session.session_id, None)
                 self._fleet.leave_behind(target, session.session_id, epoch + 1)
+
+    async def _rebuild_in_turn(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
+        """Rebuild it there, beside a few others. Raises TimeoutError if its turn is late, or takes too long."""
+        limit_s = max(_LEAST_S, self._settings.recovery_timeout_s)
+        gate = self._gates.setdefault(link, asyncio.Semaphore(_REBUILDS_AT_A_TIME))
+        async with asyncio.timeout(limit_s) as limit, gate:
+            limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+            if not link.takes_sessions:
+                raise AdmissionRefused(f"{link.address} takes no sessions any more", retry_after_s=_RETRY_AFTER_S)
+            return await self._rebuild(session, link, epoch)
 
     async def _rebuild(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
         """Make the session's bank there. Raises BackendUnavailable, SessionStateLost."""

@@ -335,6 +335,10 @@ class RoutedBackend:
             except BackendUnavailable as error:
                 self._fleet.leave_behind(link, session_id, session.move_epoch())
                 await self._suspect(link, error)
+            except asyncio.CancelledError:  # what was sent is carried out
+                self._fleet.leave_behind(link, session_id, session.move_epoch())
+                self._drop(session_id)
+                raise
             except BaseException:
                 self._drop(session_id)
                 raise

@@ -65,6 +65,7 @@ class LiveSession:
         self._lifetime = Lifetime(context, self)
         self._reading: asyncio.Task[None] | None = None
         self._living: asyncio.Task[None] | None = None
+        self._owning: set[asyncio.Task[None]] = set()
         self._lent = False
 
     @property
@@ -96,12 +97,16 @@ class LiveSession:
         self._lifetime.token_given()
         return self._context.signer.sign(claim, lifetime_s=lifetime_s)
 
-    async def own(self, epoch: int) -> None:
-        """Owns the memory bank with a higher epoch, between two steps. Raises SessionSuperseded or SessionStateLost."""
-        async with self.tracking.turn:
-            location = self._context.backend.location(self.session_id)
-            await self._context.backend.attach(self.session_id, epoch, location=location)
-            self.epoch = epoch
+    async def own(self) -> None:
+        """Owns the memory bank with a higher epoch, between two steps. Raises SessionSuperseded or SessionStateLost.
+
+        It goes on even if the caller is cancelled, as the backend does: else the bank's epoch would rise unseen.
+        """
+        owning = asyncio.create_task(self._own())
+        self._owning.add(owning)
+        owning.add_done_callback(self._owning.discard)
+        owning.add_done_callback(_see)
+        await asyncio.shield(owning)
 
     def attach(self, last_seen: int, unanswered: Sequence[int], *, peer: str) -> int:
         """A stream whose client has seen all answers up to `last_seen`; the stream before it is fenced.
@@ -174,6 +179,12 @@ class LiveSession:
         self._lent = True
         await self.stop()
 
+    async def _own(self) -> None:
+        async with self.tracking.turn:
+            epoch, location = self.epoch + 1, self._context.backend.location(self.session_id)
+            await self._context.backend.attach(self.session_id, epoch, location=location)
+            self.epoch = epoch
+
     async def _live(self) -> None:
         error: BaseException | None = None
         try:
@@ -223,7 +234,7 @@ class LiveSession:
 
 
 def _see(task: asyncio.Task[None]) -> None:
-    """The end of a session that nobody is attached to is no secret and no surprise."""
+    """What a task ended with is no secret and no surprise, even if nobody waits for it."""
     if not task.cancelled():
         task.exception()
 

@@ -120,7 +120,7 @@ async def _own_here(session: LiveSession, claim: ResumeClaim) -> bool:
     if claim.epoch > session.epoch:
         return False
     try:
-        await session.own(session.epoch + 1)
+        await session.own()
     except SessionSuperseded:
         return False
     return True
