@@ -168,8 +168,8 @@ class RoutingConfig:
         checkpoint_bytes: all states kept; beyond that the oldest and largest give way.
         replay_frames: answered frames kept at most per session, to be replayed on top of its state.
         replay_bytes: all such frames, shared evenly between the sessions.
-        recovery_timeout_s: how long a frame may wait for a Triton to recover its session on; its turn there, at most four
-            are recovered at a time, and the recovery itself may each take as long again.
+        recovery_timeout_s: how long a frame may wait for a Triton to recover its session on; its turn there, at most
+            four are recovered at a time, and the recovery itself may each take as long again.
         recovery_attempts: Tritons that may fail under one frame before it is given up.
         retry_min_s: first pause before a Triton that failed is tried again; pauses double, with jitter.
         retry_max_s: longest such pause.
