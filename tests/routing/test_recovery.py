@@ -86,7 +86,7 @@ def test_a_dead_endpoint_s_session_is_restored_bit_for_bit_and_told_once(event, 
 
 
 def test_without_any_checkpoint_the_session_is_replayed_from_its_opening():
-    run = disturbed(Farm("a:1", "b:1"), kill, checkpoint_every_frames=1000, checkpoint_min_interval_s=1000.0)
+    run = disturbed(Farm("a:1", "b:1"), kill, checkpoint_bytes=0)
     assert simulate(run) == {6: RESTORED}
 
 

@@ -39,11 +39,11 @@ class Checkpoints:
         return len(self._kept)
 
     def put(self, session_id: str, state: bytes) -> bool:
-        """Keep this one instead of the session's last; False if it is larger than the whole budget."""
-        self.drop(session_id)
+        """Keep this one instead of the session's last; False if it is larger than the whole budget: the last stays."""
         if len(state) > self._max_bytes:
             _LOG.warning("a state of %d bytes is above routing.checkpoint_bytes, %d", len(state), self._max_bytes)
             return False
+        self.drop(session_id)
         while self.byte_count + len(state) > self._max_bytes:
             self.drop(self._least_worth())
             self.evicted += 1

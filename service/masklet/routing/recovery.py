@@ -109,7 +109,8 @@ class Recovery:
         kept = self._checkpoints.put(session.session_id, state)
         self._metrics.checkpoints.labels("kept" if kept else "refused").inc()
         self._metrics.checkpoints.labels("evicted").inc(self._checkpoints.evicted - evicted)
-        session.replay.rebase(Base.CHECKPOINT if kept else Base.NOTHING)
+        if kept:  # else it is still replayed from where it was before, as far as that goes
+            session.replay.rebase(Base.CHECKPOINT)
         self._metrics.checkpoint_bytes.set(self._checkpoints.byte_count)
 
     async def _try_links(self, session: RoutedSession, deadline_s: float) -> None:
