@@ -37,6 +37,7 @@ async def test_click_then_frame_then_mask(address: str, frames: list[ImageArray]
         result = await anext(stream)
     assert (result.frame_seq, result.frame_index, result.capture_time_ns) == (seq, 0, 1_000)
     assert result[1].mask[20, 30] and result[1].state is ObjectState.VISIBLE and result[1].visible
+    assert [found.object_id for found in result] == [1]
 
 
 @pytest.mark.parametrize("encoding", ["rle", "png", "bits"])

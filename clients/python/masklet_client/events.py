@@ -10,6 +10,7 @@ Resumed         a lost connection was replaced
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -164,6 +165,10 @@ class Result:
             if found.object_id == object_id:
                 return found
         raise KeyError(f"object {object_id} is not tracked; ids: {[o.object_id for o in self.objects]}")
+
+    def __iter__(self) -> Iterator[ObjectResult]:
+        """The objects, by rising id."""
+        return iter(self.objects)
 
     @property
     def latency_s(self) -> float:
