@@ -265,6 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")  # as it is: nobody is to send another request into it
         self.end_headers()
 
     def _chunk(self, content: bytes) -> None:
