@@ -71,6 +71,8 @@ async def test_closing_waits_for_an_opening_on_its_way(listener):
     servicer, backend = listener
     await opening_left(servicer, backend)
     closing = asyncio.create_task(backend.close("s"))
+    await asyncio.sleep(0.1)
+    assert Operation.CLOSE not in servicer.heard
     servicer.hold.set()
     await closing
     assert servicer.model.stats().sessions == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import grpc
 import pytest
@@ -51,7 +50,7 @@ async def mocked(model: TritonModel) -> AsyncIterator[tuple[Mocked, str]]:
 async def two(model: TritonModel) -> AsyncIterator[tuple[RoutedBackend, Mocked]]:
     """The router, and the server that is going to lie: session "s" lives there, "other" with the other server."""
     async with mocked(model) as (one, one_at), mocked(load_model(Config(model=MODEL))) as (other, other_at):
-        backend = RoutedBackend(ListedEndpoints([one_at, other_at]), TritonBackend, replace(ROUTING))
+        backend = RoutedBackend(ListedEndpoints([one_at, other_at]), TritonBackend, ROUTING)
         async with backend:
             while len(backend._fleet.links()) < 2:
                 await backend._fleet.wait_changed()
