@@ -26,13 +26,18 @@ _DESCRIBE_TIMEOUT_S = 10.0
 def machine_facts(words: Sequence[str], *, program: str = "masklet-load") -> dict[str, str]:
     """Command (`words` after its name), date, machine, versions and commit."""
     return {
-        "command": f"{program} {shlex.join(words)}".strip(),
+        "command": " ".join([*_settings(), program, shlex.join(words)]).strip(),
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "cpu": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the start",
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "commit": _commit(),
     }
+
+
+def _settings() -> list[str]:
+    """Those of the environment, which servers that are started here inherit."""
+    return [f"{name}={shlex.quote(value)}" for name, value in sorted(os.environ.items()) if name.startswith("MASKLET_")]
 
 
 async def server_facts(served: Served) -> dict[str, str]:

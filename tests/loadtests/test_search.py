@@ -67,8 +67,8 @@ async def test_a_limit_by_admission_is_told() -> None:
 
 
 async def test_the_report_is_of_the_try_that_counts() -> None:
-    wanted = scenario(streams=1, rate_hz=10.0, slo_ms=400.0)
-    with service([Delay(1.0, step=5)]) as served:  # once
+    wanted = scenario(streams=1, rate_hz=10.0, slo_ms=1500.0, drain_s=6.0)
+    with service([Delay(3.0, step=5)]) as served:  # once
         report = await LoadTest("c", wanted, Served((served.address,)), 1, {}).search(
             first=1, most=1, tell=lambda level: None
         )

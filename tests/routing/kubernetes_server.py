@@ -5,11 +5,12 @@ It grants what `masklet.routing.kubernetes_rights` says is needed, and refuses e
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -33,7 +34,7 @@ class ApiServer:
         slices: EndpointSlices by name.
         leases: Leases by name.
         pods: pods by name.
-        requests: (verb, resource) of every request that was granted.
+        requests: verb, resource and options of every request that was granted.
         denied: resources that nobody may touch.
         silent: watches are begun and then nothing comes, not even their end.
         failing: HTTP status of every answer; 0: it works.
@@ -41,14 +42,13 @@ class ApiServer:
         retry_after_s: said with failures.
         cut: what watches say before they break off.
         selectors: label selectors asked for.
-        options: of every request that was granted.
     """
 
     def __init__(self) -> None:
         self.slices: dict[str, Json] = {}
         self.leases: dict[str, Json] = {}
         self.pods: dict[str, Json] = {}
-        self.requests: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.denied: set[str] = set()
         self.silent = False
         self.failing = 0
@@ -56,7 +56,6 @@ class ApiServer:
         self.retry_after_s = 0
         self.cut = b""
         self.selectors: set[str] = set()
-        self.options: list[dict[str, str]] = []
         self.lock = threading.RLock()
         self._version = 100
         self._events: list[tuple[int, Json]] = []
@@ -71,7 +70,7 @@ class ApiServer:
         class Handler(_Handler):
             server_api = api
 
-        self._server = _Server(("127.0.0.1", self.port), Handler)
+        self._server = _listening(self.port, Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -147,7 +146,11 @@ class ApiServer:
             return [(number, event) for number, event in self._events if number > version]
 
     def count(self, verb: str, resource: str) -> int:
-        return self.requests.count((verb, resource))
+        return len(self.options(verb, resource))
+
+    def options(self, verb: str, resource: str) -> list[dict[str, str]]:
+        """Of all such requests."""
+        return [options for *about, options in self.requests if about == [verb, resource]]
 
 
 class _Server(ThreadingHTTPServer):
@@ -156,6 +159,18 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is none of its business."""
+
+
+def _listening(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    """On a port that was ours before, if it is not 0: somebody's passing connection may have it just now."""
+    until_s = time.monotonic() + 20
+    while True:
+        try:
+            return _Server(("127.0.0.1", port), handler)
+        except OSError:
+            if not port or time.monotonic() > until_s:
+                raise
+            time.sleep(_LOOK_S)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -187,8 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._status(403, text)
         if api.failing:
             return self._status(api.failing, "as ordered")
-        api.requests.append((verb, found["resource"]))
-        api.options.append(options)
+        api.requests.append((verb, found["resource"], options))
         handle = {"endpointslices": self._slices, "leases": self._leases, "pods": self._pods}[found["resource"]]
         handle(verb, found["name"] or "", options, body)
 
@@ -222,9 +236,10 @@ class _Handler(BaseHTTPRequestHandler):
                     version = number
                     self._chunk(json.dumps(event).encode() + b"\n")
             time.sleep(_LOOK_S)
-        if not api.silent and api._server is self.server:
+        if api.silent or api._server is not self.server:
+            self.close_connection = True
+        else:
             self._chunk(b"")
-        self.close_connection = True
 
     def _leases(self, verb: str, name: str, options: dict[str, str], body: Json) -> None:
         api = self.server_api
@@ -265,7 +280,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Transfer-Encoding", "chunked")
-        self.send_header("Connection", "close")  # as it is: nobody is to send another request into it
         self.end_headers()
 
     def _chunk(self, content: bytes) -> None:
@@ -283,6 +297,12 @@ def _covers(right: Right, group: str, resource: str, *, verb: str, name: str | N
         and verb in right.verbs
         and (not right.names or name in right.names)
     )
+
+
+async def until(true: Callable[[], object], within_s: float = 30.0) -> None:
+    async with asyncio.timeout(within_s):
+        while not true():
+            await asyncio.sleep(_LOOK_S)
 
 
 @contextmanager
@@ -306,7 +326,7 @@ def kubeconfig(port: int) -> Json:
 
 
 SETTINGS = KubernetesConfig(
-    request_timeout_s=0.5, watch_timeout_s=1, retry_min_s=0.01, retry_max_s=0.05, lease_duration_s=3
+    request_timeout_s=5, watch_timeout_s=1, retry_min_s=0.01, retry_max_s=0.05, lease_duration_s=3
 )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from tests.routing.farm import SETTINGS as TRACKED
 from tests.routing.farm import Farm, click, masks, request, undisturbed
-from tests.routing.kubernetes_server import SETTINGS, endpoint
+from tests.routing.kubernetes_server import SETTINGS, endpoint, until
 
 from masklet.config import Config, KubernetesConfig, ServerConfig, TritonConfig
 from masklet.config_file import load_config
@@ -40,12 +39,6 @@ def farm():
 def pods(kubeconfig_path, farm) -> KubernetesEndpoints:
     settings = replace(SETTINGS, kubeconfig=str(kubeconfig_path))
     return kubernetes_endpoints(["k8s:triton:grpc"], settings, metrics=farm.metrics)
-
-
-async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 async def test_a_pod_that_terminates_is_drained_and_one_that_is_gone_is_left(api, farm, pods):
@@ -143,7 +136,7 @@ def test_a_namespace_has_to_come_from_somewhere(kubeconfig_path):
 async def test_the_service_uses_it_if_it_is_told_to(api, kubeconfig_path):
     api.put("s", endpoint("127.0.0.1", **READY))
     settings = replace(SETTINGS, kubeconfig=str(kubeconfig_path), deletion_cost=True)
-    triton = TritonConfig(endpoints=("k8s:triton.gpu:1",), connect_timeout_s=1.5)
+    triton = TritonConfig(endpoints=("k8s:triton.gpu:1",), connect_timeout_s=5.0)
     backend = make_backend(Config(server=ServerConfig(backend="triton"), triton=triton, kubernetes=settings))
     with pytest.raises(Exception, match=r"127\.0\.0\.1:1 is connecting"):
         await backend.__aenter__()

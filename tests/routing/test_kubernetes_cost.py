@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 from tests.routing.farm import SETTINGS as TRACKED
 from tests.routing.farm import Farm
-from tests.routing.kubernetes_server import SETTINGS, ApiServer, endpoint
+from tests.routing.kubernetes_server import SETTINGS, ApiServer, endpoint, until
 
 from masklet.observability.metrics import Metrics
 from masklet.routing.kubernetes import KubernetesEndpoints
@@ -68,12 +67,6 @@ def running(known):
             client.close()
 
     return run
-
-
-async def until(true: Callable[[], object], within_s: float = 10.0) -> None:
-    async with asyncio.timeout(within_s):
-        while not true():
-            await asyncio.sleep(0.01)
 
 
 def costs(api: ApiServer) -> list[str | None]:

@@ -230,12 +230,12 @@ async def test_an_operator_ends_one_session(world: World) -> None:
 
 
 async def test_idleness_ends_the_stream_and_pings_prevent_it(make_world: MakeWorld) -> None:
-    world = await make_world(session=SessionConfig(idle_timeout_s=0.2))
+    world = await make_world(session=SessionConfig(idle_timeout_s=1.5))
     silent, pinging = await world.opened(), await world.opened()
     for nonce in range(5):
         pinging.send(Ping(nonce))
         await pinging.until(Pong, nonce + 1)
-        await asyncio.sleep(0.08)
+        await asyncio.sleep(0.4)
     await silent.ended()
     assert isinstance(silent.error, IdleTimeout)
     assert pinging.error is None

@@ -179,7 +179,11 @@ async def unread(world: World, messages: int, wanted: Open = OPEN) -> Peer:
                     await asyncio.Event().wait()
 
     peer._task = asyncio.create_task(read_a_little())
-    await asyncio.sleep(0.3)
+    before, now = (-1, -1), (0, 0)
+    while now != before or 0 in now:
+        before = now
+        await asyncio.sleep(0.3)
+        now = world.backend.steps_started, peer.requests_read
     return peer
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack, suppress
@@ -17,15 +16,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import numpy as np
-from tritonclient.grpc import InferInput, KeepAliveOptions
-from tritonclient.grpc.aio import InferenceServerClient
-from tritonclient.utils import InferenceServerException
-
 from masklet.backends.base import FIRST_EPOCH
+from masklet.backends.triton_channel import SequenceNotStarted, TritonChannel
 from masklet.backends.triton_frames import SharedSlot, SlotPool, as_jpeg, as_raw, as_shared, sweep
 from masklet.backends.triton_messages import Answer, Call, ModelFacts, SentFrame, check_result
-from masklet.backends.triton_tensors import ANSWER, CALL, MODEL, Operation
+from masklet.backends.triton_tensors import Operation
 from masklet.errors import (
     BackendError,
     BackendUnavailable,
@@ -44,15 +39,9 @@ from masklet.types import (
     TrackSettings,
 )
 
-_KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
-_RETRY_S = 0.2
-_HEALTH_TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 10.0  # of the first call, by a model that says it is ready
 _LEAVING_S = 5.0  # for requests on their way
 _NO_STATS = BackendStats(0, 0, 0, 0)
-_EXITING = "Server exiting"  # what health calls say after SIGTERM, while sequences are still served
-_GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
-_GONE_WORDS = ("not healthy", "unknown model", "not ready", "no available versions", "not found")
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -63,10 +52,6 @@ class _Owned:
 
     epoch: int
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
-class _NotStarted(Exception):  # not of the error tree: nobody outside sees it
-    """Triton has no such sequence: it was never started there, or was idle for too long. The model may know it."""
 
 
 class TritonBackend:
@@ -82,22 +67,20 @@ class TritonBackend:
         self._endpoint = endpoint
         self._transport = transport
         self._connect_timeout_s = connect_timeout_s
-        self._client: Any = None
+        self._channel = TritonChannel(endpoint)
         self._facts: ModelFacts | None = None
         self._stats = _NO_STATS
         self._sessions: dict[str, _Owned] = {}
         self._sending: set[asyncio.Future[Any]] = set()
-        self._asked_s: dict[object, float] = {}
-        self._answered_s = float("-inf")
         self._slots = SlotPool()
         self._frames_shared = False
 
     async def __aenter__(self) -> Self:
         """Wait for the model. Raises BackendUnavailable, or ConfigError if frames cannot be shared but must be."""
         sweep()
-        self._client = InferenceServerClient(self._endpoint, keepalive_options=_KEEPALIVE)
+        self._channel.connect()
         try:
-            await self._wait_ready()
+            await self._channel.wait_ready(self._connect_timeout_s)
             self._facts = await self._first_call()
         except BaseException:
             await self._disconnect()
@@ -137,7 +120,7 @@ class TritonBackend:
 
     def stats_age_s(self) -> float:
         """How long ago the newest answer came, and `stats` with it, seconds."""
-        return time.monotonic() - self._answered_s
+        return self._channel.age_s()
 
     async def ask_stats(self) -> BackendStats:
         """What the model holds, for all its clients, asked now."""
@@ -157,19 +140,11 @@ class TritonBackend:
 
     async def is_ready(self) -> bool:
         """Whether it takes new sessions; one that drains does not. Raises BackendUnavailable if it does not answer."""
-        if self._client is None:
-            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
-        try:
-            return bool(await self._client.is_server_ready(client_timeout=_HEALTH_TIMEOUT_S))
-        except InferenceServerException as error:
-            if _EXITING in str(error.message()):
-                return False
-            raise _translated(error, self._endpoint) from error
+        return await self._channel.is_ready()
 
     def waiting_s(self) -> float:
         """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
-        oldest_s = min(self._asked_s.values(), default=None)
-        return 0.0 if oldest_s is None else time.monotonic() - max(oldest_s, self._answered_s)
+        return self._channel.waiting_s()
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Start an empty memory bank."""
@@ -231,20 +206,6 @@ class TritonBackend:
         except BackendUnavailable as error:
             _LOG.warning("session %s was not closed, Triton will forget it when idle: %s", session_id, error)
 
-    async def _wait_ready(self) -> None:
-        deadline = time.monotonic() + self._connect_timeout_s
-        while True:
-            try:
-                if await self._client.is_model_ready(MODEL, client_timeout=max(1.0, self._connect_timeout_s)):
-                    return
-                reason = f"its model {MODEL} is not ready"
-            except InferenceServerException as error:
-                reason = str(error)
-            if time.monotonic() >= deadline:
-                waited = f"after {self._connect_timeout_s:g} s"
-                raise BackendUnavailable(f"Triton at {self._endpoint} cannot be used {waited}: {reason}")
-            await asyncio.sleep(_RETRY_S)
-
     async def _first_call(self) -> ModelFacts:
         """Asks what runs there, and whether the model sees our shared memory."""
         probe = self._slot(1) if self._transport in ("auto", "shm") else None
@@ -271,17 +232,15 @@ class TritonBackend:
         return facts
 
     async def _disconnect(self) -> None:
-        client, self._client, self._facts = self._client, None, None
+        self._facts = None
         self._sessions.clear()
-        if client is not None:
-            await client.close()
+        await self._channel.close()
         if self._sending:
             await asyncio.wait(self._sending)
         self._slots.close()
 
     def _owned(self, session_id: str) -> _Owned:
-        if self._client is None:
-            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
+        self._channel.check()
         if session_id not in self._sessions:
             raise SessionStateLost(f"session {session_id} is not open here; {len(self._sessions)} are")
         return self._sessions[session_id]
@@ -349,67 +308,21 @@ class TritonBackend:
         started = start
         try:
             answer = await self._infer(session_id, call, start=start, end=end)
-        except _NotStarted:
+        except SequenceNotStarted:
             started = True
             answer = await self._infer(session_id, call, start=True, end=end)
         if answer.error and started and not end:
-            with suppress(BackendError, _NotStarted):  # nothing lives in the sequence just started
+            with suppress(BackendError, SequenceNotStarted):  # nothing lives in the sequence just started
                 await self._infer(session_id, Call(Operation.STAT), end=True)
         return _accepted(answer)
 
     async def _infer(self, session_id: str, call: Call, *, start: bool = False, end: bool = False) -> Answer:
-        if self._client is None:
-            raise BackendUnavailable(f"Triton at {self._endpoint} is not connected")
-        tensor = await asyncio.to_thread(_tensor, call) if call.frame and not call.frame.shared else _tensor(call)
-        asking = object()
-        self._asked_s[asking] = time.monotonic()
-        try:
-            reply = await self._client.infer(
-                MODEL, [tensor], sequence_id=session_id, sequence_start=start, sequence_end=end
-            )
-            self._answered_s = time.monotonic()
-        except InferenceServerException as error:
-            raise _translated(error, self._endpoint) from error
-        except asyncio.CancelledError:
-            if self._client is not None:
-                raise
-            raise BackendUnavailable(f"the connection to Triton at {self._endpoint} was closed") from None
-        finally:
-            del self._asked_s[asking]
-        answer = Answer.from_bytes(_content(reply.get_response()))
+        answer = await self._channel.infer(session_id, call, start=start, end=end)
         self._stats = answer.stats
         return answer
-
-
-def _tensor(call: Call) -> InferInput:
-    content = np.frombuffer(call.to_bytes(), np.uint8)[None]
-    tensor = InferInput(CALL.name, content.shape, "UINT8")
-    tensor.set_data_from_numpy(content)
-    return tensor
-
-
-def _content(response: Any) -> bytes:
-    """Of the one tensor there must be. Raises BackendError."""
-    found = [(output.name, output.datatype) for output in response.outputs]
-    if found != [(ANSWER.name, "UINT8")] or len(response.raw_output_contents) != 1:
-        raise BackendError(f"Triton answered with tensors {found!r:.80}, must be one {ANSWER.name} of UINT8")
-    content: bytes = response.raw_output_contents[0]
-    return content
 
 
 def _accepted(answer: Answer) -> Answer:
     if answer.error is not None:
         raise answer.error
     return answer
-
-
-def _translated(error: InferenceServerException, endpoint: str) -> Exception:
-    """Triton's own errors, which are not the model's."""
-    status = str(error.status()).removeprefix("StatusCode.")
-    message = str(error.message())
-    if "must specify the START flag" in message:
-        return _NotStarted(message)
-    text = f"Triton at {endpoint} failed: {status}: {message[:300]}"
-    if status in _GONE or any(word in message for word in _GONE_WORDS):
-        return BackendUnavailable(text)
-    return BackendError(text)

@@ -78,8 +78,6 @@ class TritonOptions:
         environment: settings of the model, MASKLET_*.
         repository: model repository; None: `default_repository`.
         log: where the server's output goes; None: this process's own.
-        watch_model: kill the server when its Python model has died: it would stay up, say that it is well, and take a
-            second to find out at each request. Whoever started it is to start it again.
     """
 
     host: str = "127.0.0.1"
@@ -92,7 +90,6 @@ class TritonOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     repository: Path | None = None
     log: Path | None = None
-    watch_model: bool = True
 
 
 def find_triton(cache: Path | None = None) -> Installation:
@@ -254,13 +251,17 @@ class TritonServer:
                 raise BackendUnavailable(f"Triton was not ready within {timeout_s:g} s{self._last_words()}")
             time.sleep(_POLL_S)
         self._regions = _shared_regions(self.process.pid)
-        if self._options.watch_model and not self._watching:
+        if not self._watching:
             self._watching = True
             for pid in _models_of(self.process.pid):
                 threading.Thread(target=self._watch, args=(pid,), name="masklet-triton-model", daemon=True).start()
 
     def _watch(self, pid: int) -> None:
-        """Until a model's process ends; then ends the server, unless it knows about that."""
+        """Until a model's process ends; then ends the server, unless it knows about that.
+
+        It would stay up, say that it is well, and take a second to find out at each request. Whoever started it is to
+        start it again.
+        """
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             select.select([descriptor], [], [])
