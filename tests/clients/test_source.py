@@ -1,15 +1,19 @@
 """Frames from files and folders, and what is said when there are none."""
 
+import threading
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from masklet.types import ImageArray
+from masklet_client import source as source_module
 from masklet_client.command_error import CommandError
-from masklet_client.source import open_source
+from masklet_client.source import VideoSource, open_source
 from masklet_client.video_file import VideoFile
 
 
@@ -57,6 +61,31 @@ def test_camera_that_is_not_there_and_unknown_protocol_are_named() -> None:
 def test_url_is_opened_as_a_stream(video: Path) -> None:
     with open_source(video.as_uri()) as source:
         assert len(list(source.frames())) == 10
+
+
+def test_a_video_is_not_closed_while_another_thread_reads_from_it(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "_LAST_READ_S", 0.1)
+    reading, release = threading.Event(), threading.Event()
+
+    def stalled() -> Iterator[av.VideoFrame]:
+        reading.set()
+        release.wait(30)
+        yield from ()
+
+    container = av.open(str(video))
+    with VideoSource("camera 0", container) as source:
+        source._decoded = stalled()
+        thread = threading.Thread(target=lambda: list(source.frames()))
+        thread.start()
+        assert reading.wait(10)
+    container.seek(0)  # raises if it is closed
+    release.set()
+    thread.join()
+    with source:
+        pass
+    with pytest.raises(AssertionError, match="not open"):
+        container.seek(0)
+    assert len(list(source.frames())) == 1  # the one read to learn the size, and then the end
 
 
 @pytest.mark.parametrize("size", [(48, 64), (47, 63), (1, 1)])

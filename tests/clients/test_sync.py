@@ -1,15 +1,19 @@
 """The client without `await`."""
 
+import asyncio
+import signal
 import threading
 
 import numpy as np
 import pytest
+from tests.elsewhere import elsewhere
 
+from masklet.backends.fake import FakeBackend, Hold
 from masklet.errors import BackendUnavailable, InvalidPrompt, UnknownObject
 from masklet.types import ImageArray, Prompt
 from masklet_client import PromptApplied, Result, sync
 
-from .conftest import SIZE
+from .conftest import SIZE, running
 
 
 def test_click_send_and_next(far_address: str, frames: list[ImageArray]) -> None:
@@ -66,6 +70,19 @@ def test_leaving_follow_early(far_address: str, frames: list[ImageArray]) -> Non
         for result in client.follow(frames, [Prompt.clicks(1, [(9, 9)])]):
             if result.frame_index == 2:
                 break
+        assert client.describe().model.backend == "fake"
+
+
+def test_ctrl_c_in_follow_is_what_the_caller_gets(frames: list[ImageArray]) -> None:
+    """While the server is busy, so that closing the stream takes a moment."""
+    press = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    backend = FakeBackend([Hold(asyncio.Event(), step=2)])
+    with elsewhere(running(backend)) as (server, _), sync.connect(f"127.0.0.1:{server.port}") as client:
+        with pytest.raises(KeyboardInterrupt):
+            for _ in client.follow(frames, [Prompt.clicks(1, [(9, 9)])]):
+                press.start()
+        press.join()
+        assert not [task for task in asyncio.all_tasks(client._loop._loop) if "TrackStream" in repr(task)]
         assert client.describe().model.backend == "fake"
 
 

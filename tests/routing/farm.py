@@ -162,9 +162,8 @@ class Client:
         await self._begin(session_id, epoch, lambda: self.place.backend.import_state(session_id, state, epoch=epoch))
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
-        with self._answered():
-            await self.place.call()
-            summary = await self.place.backend.attach(session_id, epoch)
+        """Carried out even if the caller is cancelled, who does not own the session then."""
+        summary = await asyncio.shield(asyncio.ensure_future(self._attached(session_id, epoch)))
         self.epochs[session_id] = epoch
         return summary
 
@@ -192,6 +191,13 @@ class Client:
                 await self.place.call()
                 self.place.backend._owners.check(session_id, epoch)
                 await self.place.backend.close(session_id)
+
+    async def _attached(self, session_id: str, epoch: int) -> BankSummary:
+        with self._answered():
+            await self.place.call()
+            if session_id not in self.place.sessions:
+                self._check_starts()
+            return await self.place.backend.attach(session_id, epoch)
 
     async def _begin(self, session_id: str, epoch: int, begin: Callable[[], Awaitable[None]]) -> None:
         """Carried out even if the caller is cancelled."""
@@ -229,10 +235,14 @@ class Client:
 
     async def _room(self) -> None:
         await self.place.call()
-        if not self.place.ready:
-            raise BackendUnavailable("UNAVAILABLE: Server is stopping")
+        self._check_starts()
         if len(self.place.sessions) >= self.place.max_sessions:
             raise AdmissionRefused("full")
+
+    def _check_starts(self) -> None:
+        """One that drains starts no sequence, not even to say that it has no bank for it."""
+        if not self.place.ready:
+            raise BackendUnavailable("UNAVAILABLE: Server is stopping")
 
 
 class Farm:

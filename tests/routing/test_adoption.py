@@ -8,9 +8,9 @@ import pytest
 from tests.routing.farm import SETTINGS, Farm, click, masks, request, undisturbed
 from tests.routing.simulated import now_s, simulate
 
-from masklet.errors import BackendUnavailable, SessionStateLost
+from masklet.errors import BackendUnavailable, SessionStateLost, SessionSuperseded
 from masklet.routing.router import RoutedBackend
-from masklet.types import StateOrigin
+from masklet.types import BankSummary, StateOrigin
 
 PLAN = [request(1, click()), *map(request, range(2, 5))]
 
@@ -149,5 +149,80 @@ def test_an_endpoint_that_does_not_say_in_time_is_asked_again_and_keeps_its_sess
             farm[location].latency_s = 0.001
             assert (await other.attach("s", 2, location=location)).origin is StateOrigin.INTACT
             assert await goes_on(other)
+
+    simulate(scenario())
+
+
+async def resumed(backend: RoutedBackend, location: str) -> BankSummary:
+    """As a server does it: the epoch may have been taken by an attempt before."""
+    for epoch in range(2, 5):
+        try:
+            return await backend.attach("s", epoch, location=location)
+        except SessionSuperseded:
+            pass
+    raise AssertionError("no epoch is high enough")
+
+
+def test_an_endpoint_that_began_to_drain_keeps_its_sessions_while_another_s_are_looked_for():
+    """It refuses to start a sequence that it does not have."""
+
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as one, farm.routed() as other:
+            location = await begun(one)
+            drained = next(name for name in farm.places if name != location)
+            await farm[location].backend.open("somebody else's", SETTINGS)
+            await asyncio.sleep(3)  # it was asked what it holds
+            await other.open("t", SETTINGS)
+            assert other.location("t") == drained
+            await other.step("t", request(1, click()))
+            farm[drained].ready = False  # and nobody has looked yet
+            assert (await other.attach("s", 2, location=location)).last_frame_seq == 3
+            assert len(other._fleet.links()) == 2
+            await asyncio.sleep(3)
+            assert (await other.step("t", request(2))).recovered is StateOrigin.MIGRATED
+            assert await goes_on(other)
+
+    simulate(scenario())
+
+
+def test_an_endpoint_that_drains_says_with_its_refusal_that_it_does_not_have_the_session():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            farm["a:1"].ready = False
+            with pytest.raises(SessionStateLost, match="at none of 2 Tritons"):
+                await backend.attach("s", 2, location="a:1")
+
+    simulate(scenario())
+
+
+async def moved(one: RoutedBackend, farm: Farm) -> tuple[str, str]:
+    """A session that has moved, and left a copy behind: where it is, and where it was."""
+    old = await begun(one)
+    farm[old].stub = False
+    assert await goes_on(one)
+    farm[old].stub = True
+    assert len(farm.holding("s")) == 2
+    return one.location("s"), old
+
+
+@pytest.mark.parametrize("arrives", [True, False], ids=["attached late", "never attached"])
+@pytest.mark.parametrize("hint", ["where it is", "where it was"])
+def test_no_copy_is_taken_while_the_endpoint_named_does_not_say_and_the_newest_is_found_later(hint, arrives):
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed(health_period_s=1000.0) as one, farm.routed(health_period_s=1000.0) as other:
+            location, old = await moved(one, farm)
+            named = location if hint == "where it is" else old
+            farm[named].latency_s = 6.0
+            with pytest.raises(BackendUnavailable, match=f"{named} did not say within 5 s") as caught:
+                await other.attach("s", 2, location=named)
+            assert caught.value.retry_after_s
+            farm[named].up = arrives
+            await asyncio.sleep(2)
+            farm[named].latency_s, farm[named].up = 0.001, True
+            assert (await resumed(other, named)).last_frame_seq == 4
+            assert farm.holding("s") == {location}
 
     simulate(scenario())

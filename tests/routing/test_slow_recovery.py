@@ -160,3 +160,55 @@ def test_an_endpoint_that_begins_to_drain_while_sessions_wait_their_turn_is_not_
             assert RESTORED in {result.recovered for result in results}
 
     simulate(scenario())
+
+
+def test_a_session_whose_turn_never_came_leaves_nothing_behind_to_be_closed():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        names = [f"s{number}" for number in range(10)]
+        async with farm.routed(recovery_timeout_s=6.0, **ONE_CHECKPOINT) as backend:
+            farm["b:1"].max_sessions = 0
+            for name in names:
+                await backend.open(name, SETTINGS)
+                for one in LONG[:5]:
+                    await backend.step(name, one)
+            before = links(backend)["b:1"]
+            farm["b:1"].max_sessions, farm["b:1"].latency_s = 100, 2.0
+            farm["a:1"].kill()
+            late = await asyncio.gather(*(backend.step(name, LONG[5]) for name in names), return_exceptions=True)
+            assert {type(one) for one in late} == {BackendUnavailable}
+            endpoint = backend._fleet.endpoint("b:1")
+            assert endpoint is not None
+            assert len(endpoint.orphans) == 4, "only as many are rebuilt at a time"
+            await asyncio.sleep(60)
+            assert links(backend) == {"b:1": before}
+            assert (farm["b:1"].sessions, endpoint.orphans) == (set(), {})
+            farm["b:1"].latency_s = 0.001
+            results = [await backend.step(name, LONG[6]) for name in names]
+            assert {result.recovered for result in results} == {RESTORED}
+
+    simulate(scenario())
+
+
+def test_an_endpoint_that_begins_to_drain_as_another_dies_is_not_ejected_by_what_it_refuses():
+    async def scenario():
+        farm = Farm("a:1", "b:1", "c:1")
+        async with opened(farm) as backend:
+            results = await follow(backend, LONG[:5])
+            first = home(farm)
+            drained, other = sorted(set(farm.places) - {first})
+            farm[first].max_sessions = farm[other].max_sessions = 0
+            await backend.open("bystander", SETTINGS)
+            farm[drained].max_sessions, farm[other].max_sessions = 0, 2
+            await backend.open("another", SETTINGS)
+            farm[drained].max_sessions = 100  # the emptiest
+            await backend.step("bystander", request(1, click()))
+            before = links(backend)[drained]
+            farm[drained].ready = False  # and nobody has looked yet
+            farm[first].kill()
+            results += await follow(backend, LONG[5:7])
+            assert before.is_alive, before.failure
+        assert origins(results) == {6: RESTORED}
+        assert await are_undisturbed(results, LONG)
+
+    simulate(scenario())

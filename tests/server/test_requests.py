@@ -261,6 +261,20 @@ def test_too_many_prompts_for_an_image_are_refused() -> None:
         from_image_request(image_request(prompts=[prompt_pb2.Prompt()] * 129), LIMITS)
 
 
+def test_masks_of_an_image_are_not_unpacked_beyond_what_they_may_take() -> None:
+    prompts = [prompt_pb2.Prompt(object_id=number + 1, mask=bomb(4096, 4096)) for number in range(9)]
+    request = image_request(prompts=prompts)
+    assert request.ByteSize() < 1000
+    with pytest.raises(LimitExceeded, match="prompts is 150994944 bytes of unpacked masks, at most 134217728"):
+        from_image_request(request, LimitsConfig())
+
+
+def bomb(height: int, width: int) -> mask_pb2.Mask:
+    """Few bytes on the wire."""
+    data = encode_mask(np.zeros((height, width), bool), MaskEncoding.RLE)
+    return mask_pb2.Mask(height=height, width=width, data=data, encoding=mask_pb2.MASK_ENCODING_RLE)
+
+
 def test_errors_name_the_prompt_of_an_image() -> None:
     with pytest.raises(InvalidPrompt) as caught:
         from_image_request(

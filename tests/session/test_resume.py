@@ -14,6 +14,7 @@ from masklet.errors import (
     AdmissionRefused,
     IdleTimeout,
     InvalidOpen,
+    LimitExceeded,
     SessionClosed,
     SessionExpired,
     SessionSuperseded,
@@ -24,10 +25,12 @@ from masklet.session.messages import (
     Opened,
     Ping,
     Pong,
+    RequestFailed,
     Result,
     TokenRenewed,
 )
 from masklet.session.registry import SessionState
+from masklet.session.ring import LOST_FRAMES
 from masklet.types import DropReason, FrameCodec, StateOrigin
 
 
@@ -115,6 +118,21 @@ async def test_what_fell_out_of_the_ring_is_reported(make_world: MakeWorld, name
     await again.until(Dropped, 3)
     assert sorted(told(again)) == sent
     assert {body.reason for body in again.all(Dropped)} == {DropReason.CONNECTION_LOST}
+
+
+async def test_who_comes_back_again_and_again_without_reading_is_refused(world: World) -> None:
+    peer = await world.opened(BLOCKING)
+    peer.send(FRAME, seq=10**9)  # a gap, and everything before it is taken for dealt with
+    await peer.until(RequestFailed)
+    session = world.context.live.get(peer.all(Opened)[0].session_id)
+    assert session is not None
+    for first in range(3, 3 + 8 * LOST_FRAMES, LOST_FRAMES):
+        try:
+            session.attach(0, range(first, first + LOST_FRAMES), peer="test")
+        except LimitExceeded as error:
+            assert "answers wait to be read, the limit is" in str(error)
+            break
+    assert 2 * LOST_FRAMES < len(session.outbox) < 4 * LOST_FRAMES
 
 
 async def test_the_older_of_two_streams_is_fenced(world: World) -> None:

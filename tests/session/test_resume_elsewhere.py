@@ -22,6 +22,7 @@ from masklet.session.messages import (
     GoAway,
     Opened,
     PromptApplied,
+    RequestFailed,
     Result,
 )
 from masklet.types import BankSummary, DropReason, StateOrigin
@@ -49,6 +50,18 @@ async def test_another_front_goes_on_with_the_same_memory(shared: Shared) -> Non
     assert server_seqs(peer, again) == [1, 2, 3, 4, 5]
     await gone(first, second)
     assert shared.backend.stats().sessions == 0
+
+
+async def test_a_front_that_takes_over_before_any_answer_expects_what_follows_open(shared: Shared) -> None:
+    first, second = made(Front(shared)), made(Front(shared))
+    peer = await first.opened(BLOCKING)
+    again = await back(second, peer)
+    assert again.all(Opened)[0].next_seq == 2
+    for body in (click(), FRAME):
+        again.send(body)
+    assert (await again.until(Result)).frame_seq == 3
+    assert not again.all(RequestFailed)
+    await gone(first, second)
 
 
 async def test_frames_another_front_answered_unseen_are_reported(shared: Shared) -> None:

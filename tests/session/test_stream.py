@@ -229,6 +229,32 @@ async def test_an_operator_ends_one_session(world: World) -> None:
     await other.until(Pong)
 
 
+async def test_frames_taken_while_a_session_ends_do_not_stay_in_the_queue_s_depth(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, closing = asyncio.Event(), asyncio.Event()
+    world = await make_world()
+    really = world.backend.close
+    peer = await world.opened()
+
+    async def close(session_id: str) -> None:  # Triton's waits for the frame under way
+        closing.set()
+        await release.wait()
+        await really(session_id)
+
+    monkeypatch.setattr(world.backend, "close", close)
+    world.context.registry.close(peer.all(Opened)[0].session_id)
+    await asyncio.wait_for(closing.wait(), 20)
+    for _ in range(3):
+        peer.send(FRAME)
+    async with asyncio.timeout(20):
+        while peer.requests_read < 4:
+            await asyncio.sleep(0.001)
+    release.set()
+    await peer.ended()
+    assert world.sample("frame_queue_depth") == 0
+
+
 async def test_idleness_ends_the_stream_and_pings_prevent_it(make_world: MakeWorld) -> None:
     world = await make_world(session=SessionConfig(idle_timeout_s=1.5))
     silent, pinging = await world.opened(), await world.opened()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import aclosing
 from itertools import islice
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Unpack
 
 from masklet.errors import RequestError
@@ -22,13 +25,18 @@ Frames = Iterable[ImageArray] | AsyncIterable[ImageArray]
 Prompts = Sequence[Prompt] | Mapping[int, Sequence[Prompt]]
 Answer = Result | Dropped
 
+_LEAVE_S = 2.0
+logger = logging.getLogger("masklet_client")
+
 
 async def follow(
     client: Client, frames: Frames, prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
 ) -> AsyncGenerator[Result, None]:
     """Send all `frames` and yield the result of each, in order; policy "block" unless told otherwise.
 
-    A plain iterable is read in a thread of its own, so it may be slow (a decoder, a camera).
+    A plain iterable is read in a thread of its own, so it may be slow (a decoder, a camera). When the stream ends
+    before it does, the frame being read is waited for; after two seconds without one the thread is left to itself, with
+    a warning, and the source must not be closed under it.
 
     Args:
         client: connected.
@@ -107,16 +115,49 @@ class _Feeder:
 
 
 async def _each(frames: Frames) -> AsyncGenerator[ImageArray, None]:
-    """Frames one by one. A plain iterable has one thread to itself, which ends before it is closed."""
+    """Frames one by one; a plain iterable has one thread to itself."""
     if isinstance(frames, AsyncIterable):
         async for frame in frames:
             yield frame
         return
-    iterator, loop = iter(frames), asyncio.get_running_loop()
-    with ThreadPoolExecutor(1, "masklet-frames") as thread:
-        while some := await loop.run_in_executor(thread, _up_to_one, iterator):
+    reading = _Reading(iter(frames))
+    try:
+        while some := await reading.up_to_one():
             yield some[0]
+    finally:
+        await reading.leave()
 
 
-def _up_to_one(iterator: Iterator[ImageArray]) -> list[ImageArray]:
-    return list(islice(iterator, 1))
+class _Reading:
+    """Reads frames when asked to, in a daemon thread: one that waits for a camera keeps no process from ending."""
+
+    def __init__(self, iterator: Iterator[ImageArray]) -> None:
+        self._iterator = iterator
+        self._asked: SimpleQueue[Future[list[ImageArray]] | None] = SimpleQueue()
+        self._ended: Future[None] = Future()
+        self._ended.set_running_or_notify_cancel()  # nobody who stops waiting for it shall cancel it
+        threading.Thread(target=self._run, name="masklet-frames", daemon=True).start()
+
+    async def up_to_one(self) -> list[ImageArray]:
+        """The next frame; [] after the last. Raises what the source raises."""
+        answer: Future[list[ImageArray]] = Future()
+        self._asked.put(answer)
+        return await asyncio.wrap_future(answer)
+
+    async def leave(self) -> None:
+        """No more frames are wanted; waits for the one being read, but not for long."""
+        self._asked.put(None)
+        try:
+            async with asyncio.timeout(_LEAVE_S):
+                await asyncio.wrap_future(self._ended)
+        except TimeoutError:
+            logger.warning("the source of frames stalls for more than %g s: left to its thread", _LEAVE_S)
+
+    def _run(self) -> None:
+        while (answer := self._asked.get()) is not None:
+            if answer.set_running_or_notify_cancel():
+                try:
+                    answer.set_result(list(islice(self._iterator, 1)))
+                except BaseException as error:
+                    answer.set_exception(error)
+        self._ended.set_result(None)

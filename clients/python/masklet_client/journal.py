@@ -40,8 +40,10 @@ class Journal:
         self._kept: dict[int, pb.TrackRequest] = {}
         self._byte_count = 0
         self._next_seq = self._cursor = self._first_seq = _OPEN_SEQ + 1
-        self._prelude: list[pb.TrackRequest] = []
+        self._prelude: list[pb.TrackRequest] = []  # until a frame after it is answered
+        self._prelude_written = 0
         self._corrections: set[int] = set()
+        self._carried_out: set[int] = set()
         self._indices: dict[int, int] = {}
         self._frames = 0
         self._offset = 0
@@ -79,8 +81,9 @@ class Journal:
         after it.
         """
         while True:
-            if self._prelude:
-                return self._prelude.pop(0)
+            if self._prelude_written < len(self._prelude):
+                self._prelude_written += 1
+                return self._prelude[self._prelude_written - 1]
             if self._closed:
                 return None
             if self._cursor < self._next_seq:
@@ -131,6 +134,7 @@ class Journal:
         """A frame has its result, and so everything before it took effect; False if that was known before."""
         for seq in [seq for seq in self._kept if seq <= frame_seq]:
             self._drop(seq)
+        self._prelude.clear()
         self._corrections = {seq for seq in self._corrections if seq > frame_seq}
         return self.reported(frame_seq)
 
@@ -142,10 +146,16 @@ class Journal:
         return not known
 
     def settled(self, seq: int, *, refused: bool) -> None:
-        """A prompt took effect, or a request was refused, which is then not repeated."""
-        self._corrections.discard(seq)
+        """A prompt took effect, or a request was refused, which is then not repeated.
+
+        A correction takes effect at once, with all removals before it: only a new session is told of them again.
+        """
+        if seq in self._corrections and not refused:
+            before = {at for at, kept in self._kept.items() if at < seq and kept.HasField("remove_object")}
+            self._carried_out |= before | {seq}
         if refused and seq not in self.pending:
             self._drop(seq)
+        self._corrections.discard(seq)
         self._notify()
 
     def unanswered_wire(self) -> list[int]:
@@ -153,10 +163,10 @@ class Journal:
         return [seq - self._offset for seq in self.pending]
 
     def rewind(self, wire_seq: int) -> None:
-        """The session goes on: write again from here. What it has beyond doubt is forgotten."""
+        """The session goes on: write again from here."""
         self._cursor = max(self._first_seq, min(wire_seq + self._offset, self._next_seq))
+        self._prelude_written = max(0, wire_seq - (_OPEN_SEQ + 1))
         self._closed = False
-        self._prelude.clear()
         self._notify()
 
     def restart(self, prelude: Sequence[prompt_pb2.Prompt]) -> None:
@@ -164,6 +174,8 @@ class Journal:
         self._first_seq = self._cursor = min(self._kept, default=self._next_seq)
         requests = enumerate(prelude, _OPEN_SEQ + 1)
         self._prelude = [pb.TrackRequest(seq=seq, prompt=prompt) for seq, prompt in requests]
+        self._prelude_written = 0
+        self._carried_out.clear()
         self._offset = self._first_seq - (_OPEN_SEQ + 1 + len(prelude))
         self._closed = False
         self._notify()
@@ -211,11 +223,12 @@ class Journal:
         request = self._kept.pop(seq, None)
         if request is not None:
             self._byte_count -= request.ByteSize()
+            self._carried_out.discard(seq)
 
     def _wire(self, seq: int) -> pb.TrackRequest:
         """The request as written now: what is settled by now is a ping, so that no number is missing."""
-        wire = pb.TrackRequest(ping=pb.Ping()) if seq not in self._kept else pb.TrackRequest()
-        if seq in self._kept:
+        wire = pb.TrackRequest(ping=pb.Ping())
+        if seq in self._kept and seq not in self._carried_out:
             wire.CopyFrom(self._kept[seq])
         wire.seq = seq - self._offset
         if wire.prompt.frame_seq:  # of a frame of a session lost: no frame has the number of `open`

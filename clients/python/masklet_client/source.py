@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 _DEFAULT_RATE = Fraction(30)
 _MAX_RATE = 240
 _OPEN_TIMEOUT_S = 10.0
+_LAST_READ_S = 1.0
 _CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
 
 
@@ -86,7 +88,8 @@ class VideoSource:
             raise CommandError(f"{name}: has no video in it")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        self._decoded = container.decode(stream)
+        self._decoded: Iterator[av.VideoFrame] = container.decode(stream)
+        self._turn = threading.Lock()
         self._first = self._next()
         if self._first is None:
             container.close()
@@ -101,7 +104,11 @@ class VideoSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._container.close()
+        """Close, unless a thread reads from a source that stalls: that would crash, so the process's end has to do."""
+        if self._turn.acquire(timeout=_LAST_READ_S):
+            self._decoded = iter(())
+            self._container.close()
+            self._turn.release()
 
     def frames(self) -> Iterator[SourceFrame]:
         """All frames, once; those of another size than the first are an error."""
@@ -117,7 +124,8 @@ class VideoSource:
 
     def _next(self) -> av.VideoFrame | None:
         try:
-            return next(self._decoded, None)
+            with self._turn:
+                return next(self._decoded, None)
         except av.FFmpegError as error:
             raise CommandError(f"{self._name}: cannot be decoded ({error.strerror})") from None
 

@@ -25,6 +25,8 @@ from masklet_client.stream import TrackStream as AsyncTrackStream
 
 Answer = TypeVar("Answer")
 
+_CANCEL_TIMEOUT_S = 10.0
+
 
 class _Loop:
     """An event loop in a daemon thread."""
@@ -45,12 +47,21 @@ class _Loop:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Wait for `work`; Ctrl-C while waiting cancels it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        """Wait for `work`; Ctrl-C while waiting cancels it, and waits until it has cleaned up, 10 s at most."""
+        ended = threading.Event()
+
+        async def watched() -> Answer:
+            try:
+                return await work
+            finally:
+                ended.set()
+
+        future = asyncio.run_coroutine_threadsafe(watched(), self._loop)
         try:
             return future.result()
         except BaseException:
             future.cancel()
+            ended.wait(_CANCEL_TIMEOUT_S)
             raise
 
 
@@ -95,11 +106,12 @@ class Client:
 
     @contextmanager
     def _followed(self, frames: Iterable[ImageArray], prompts: Prompts, **rest: Any) -> Iterator[Any]:
-        results = self._inner.follow(frames, prompts, **rest)
+        results: Any = self._inner.follow(frames, prompts, **rest)
         try:
             yield results
         finally:
-            self._loop.run(results.aclose())
+            if not results.ag_running:  # Ctrl-C once more, while it was being closed
+                self._loop.run(results.aclose())
 
     def follow(
         self, frames: Iterable[ImageArray], prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]

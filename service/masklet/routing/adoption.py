@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost, SessionSuperseded
@@ -25,8 +26,8 @@ async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> 
     """Own a session wherever it is.
 
     All endpoints are asked, also where `location` is right: after a failure a copy of old may be left somewhere. The
-    copy that has seen most frames is taken, of equals that at `location`; others are closed. An endpoint at `location`
-    that is being tried is waited for.
+    copy that has seen most frames is taken, of equals that at `location`; then others are closed. An endpoint at
+    `location` that is being tried is waited for. One that is slow may have the newest copy: nothing is taken then.
 
     Raises:
         SessionStateLost: none of them has it.
@@ -37,22 +38,22 @@ async def adopt(fleet: Fleet, session_id: str, epoch: int, *, location: str) -> 
     links = fleet.links()
     if not links:
         raise BackendUnavailable(f"no Triton can be used: {fleet.why()}", retry_after_s=_RETRY_AFTER_S)
-    answers = await asyncio.gather(*(_attach(link, session_id, epoch) for link in links), return_exceptions=True)
-    for link, answer in zip(links, answers, strict=True):
-        if isinstance(answer, BackendUnavailable):
-            fleet.eject(link, str(answer))
+    answers = await asyncio.gather(*(_attach(fleet, link, session_id, epoch) for link in links), return_exceptions=True)
     found = [answer for answer in answers if not isinstance(answer, BaseException)]
     failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    late = _late(links, answers, location)
     superseded = any(isinstance(one, SessionSuperseded) for one in failures)
-    newest = None if superseded else max(found, key=lambda one: _worth(one, location), default=None)
-    for one in found:
-        if one is not newest:
-            await _close(one[0], session_id)
+    newest = None if late or superseded else max(found, key=lambda one: _worth(one, location), default=None)
+    for link, _ in found:
+        if newest is None:
+            link.backend.disown(session_id)  # it may be the one: whoever is asked again finds it
+        elif link is not newest[0]:
+            await _close(link, session_id)
     if newest is None:
         if fleet.is_awaited(location):
             text = f"{location}, where session {session_id} was, is not connected to"
             failures.append(BackendUnavailable(text, retry_after_s=_RETRY_AFTER_S))
-        raise _not_found(failures, session_id, len(links))
+        raise late or _not_found(failures, session_id, len(links))
     return newest
 
 
@@ -64,13 +65,27 @@ async def _tried(fleet: Fleet, location: str) -> None:
                 await fleet.wait_changed()
 
 
-async def _attach(link: Link, session_id: str, epoch: int) -> _Found:
+async def _attach(fleet: Fleet, link: Link, session_id: str, epoch: int) -> _Found:
     try:
         async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-            return link, await link.backend.attach(session_id, epoch)
+            try:
+                return link, await link.backend.attach(session_id, epoch)
+            except BackendUnavailable as error:
+                await fleet.suspect(link, error)
+                if link.is_alive:  # it drains: what it has it would have found
+                    raise SessionStateLost(f"{link.address} has no session {session_id}, and drains") from error
+                raise
     except TimeoutError:
         message = f"{link.address} did not say within {_ANSWER_TIMEOUT_S:g} s whether it has session {session_id}"
         raise BackendError(message) from None  # slow, which is no reason to eject it
+
+
+def _late(links: list[Link], answers: Sequence[_Found | BaseException], location: str) -> BackendUnavailable | None:
+    """If that at `location` can be used and did not say: it may well have the session."""
+    for link, answer in zip(links, answers, strict=True):
+        if link.address == location and isinstance(answer, BackendError) and not isinstance(answer, BackendUnavailable):
+            return BackendUnavailable(str(answer), retry_after_s=_RETRY_AFTER_S)
+    return None
 
 
 def _worth(found: _Found, location: str) -> tuple[int, bool]:

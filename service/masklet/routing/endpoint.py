@@ -46,7 +46,7 @@ class Endpoint:
         state: what it is good for.
         link: the connection while there is one.
         error: why there is none.
-        orphans: sessions that may have been left behind there, with an epoch above theirs: closed before it is used.
+        orphans: sessions that may have been left behind there, with an epoch above theirs: closed when it can be used.
         standing: what discovery says is wanted of it.
         away_since_s: by the loop's clock, when it was last no longer usable, or not usable yet.
     """
@@ -75,7 +75,7 @@ class Endpoint:
         self._drain = drain
         self._retired = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
-        self._sweeping = asyncio.Lock()
+        self._closing: dict[tuple[RoutedTo, str], asyncio.Task[None]] = {}
 
     @property
     def is_retired(self) -> bool:
@@ -100,13 +100,13 @@ class Endpoint:
             del self.orphans[next(iter(self.orphans))]
 
     async def close_orphans(self, backend: RoutedTo, only: str | None = None) -> None:
-        """Close what may be left behind, or one such session. Raises BackendUnavailable."""
-        async with self._sweeping:
-            for session_id in [only] if only else list(self.orphans):
-                epoch = self.orphans.get(session_id)
-                if epoch is not None:
-                    await _close_orphan(backend, session_id, epoch)
-                    self.orphans.pop(session_id, None)
+        """Close what may be left behind, or one such session. Raises BackendUnavailable.
+
+        The one begun is closed even if the caller is cancelled: it could not be attached to again with its epoch.
+        """
+        for session_id in [only] if only else list(self.orphans):
+            while session_id in self.orphans:
+                await asyncio.shield(self._closed(backend, session_id))
 
     async def run(self) -> None:
         """Connects and watches, again and again, until retired and empty, or cancelled."""
@@ -123,8 +123,8 @@ class Endpoint:
         finally:
             if self.link is not None:
                 self._leave(self.link)
-            if self._leaving:
-                await asyncio.wait(self._leaving)
+            if ending := {*self._leaving, *self._closing.values()}:
+                await asyncio.wait(ending)
 
     async def _connect(self) -> Link | None:
         """A link that has shown that it works, or None; `error` says why."""
@@ -134,7 +134,7 @@ class Endpoint:
             link = self.link = Link(self.address, backend)
             link.draining = self.standing is not Standing.WANTED
             self._become(EndpointState.PROBATION)
-            refused = await self._within_time(self._try(link))
+            refused = await self._within_time(self._try(link)) or await self._sweep(backend)
             if refused is None:
                 self.error = None
                 self._become(EndpointState.HEALTHY)
@@ -161,7 +161,6 @@ class Endpoint:
     async def _try(self, link: Link) -> None:
         self._check_model(link.backend.describe())
         await sing(link.backend)
-        await self.close_orphans(link.backend)
 
     def _check_model(self, found: ModelDescription) -> None:
         expected = self._expected()
@@ -213,12 +212,49 @@ class Endpoint:
         except TimeoutError:
             raise self._too_slow(self._settings.health_timeout_s) from None
         if ready and self.orphans:
-            refused = await self._within_time(self.close_orphans(link.backend))
+            refused = await self._sweep(link.backend)
             if refused is not None:
                 raise refused
         if ready and not link.draining:
             await self._count(link.backend)
         return ready
+
+    async def _sweep(self, backend: RoutedTo) -> BackendUnavailable | None:
+        """Close what may be left behind, as much as can be in the time of a look; what came of it, if it failed."""
+        try:
+            async with asyncio.timeout(self._settings.health_timeout_s):
+                await self.close_orphans(backend)
+        except TimeoutError:
+            pass  # the next look goes on; if it hangs, `_check_progress` tells
+        except BackendUnavailable as error:
+            return error
+        return None
+
+    def _closed(self, backend: RoutedTo, session_id: str) -> asyncio.Task[None]:
+        """Closes what may be left of it; the same task for all who wait for that."""
+        key = (backend, session_id)
+        if key not in self._closing:
+            self._closing[key] = asyncio.create_task(self._close_orphan(backend, session_id, self.orphans[session_id]))
+            self._closing[key].add_done_callback(lambda done: self._finish(key, done))
+        return self._closing[key]
+
+    def _finish(self, key: tuple[RoutedTo, str], done: asyncio.Task[None]) -> None:
+        del self._closing[key]
+        if not done.cancelled():
+            done.exception()  # seen, even if nobody waits any more
+
+    async def _close_orphan(self, backend: RoutedTo, session_id: str, epoch: int) -> None:
+        try:
+            await backend.attach(session_id, epoch)
+            await backend.close(session_id)
+        except BackendUnavailable:
+            raise
+        except MaskletError:
+            pass  # it is gone, or has a later owner
+        except Exception:  # one session's surprise must not keep the others from being closed
+            _LOG.exception("session left behind not closed", extra={"session": session_id, "endpoint": self.address})
+        if self.orphans.get(session_id) == epoch:
+            del self.orphans[session_id]
 
     async def _count(self, backend: RoutedTo) -> None:
         """Ask what it holds, if no answer has said so lately and none is awaited. Raises BackendUnavailable."""
@@ -277,16 +313,6 @@ class Endpoint:
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._retired.wait()
-
-
-async def _close_orphan(backend: RoutedTo, session_id: str, epoch: int) -> None:
-    try:
-        await backend.attach(session_id, epoch)
-        await backend.close(session_id)
-    except BackendUnavailable:
-        raise
-    except MaskletError:
-        pass  # it is gone, or has a later owner
 
 
 async def _left(link: Link, error: MaskletError | None) -> None:

@@ -167,8 +167,16 @@ class Fleet:
         link.fail(why)
         self.touch()
 
+    async def suspect(self, link: Link, error: BackendUnavailable) -> None:
+        """It refused a session: one that drains says so and keeps what it has, any other has failed and is ejected."""
+        with suppress(BackendUnavailable):
+            if link.is_alive and not await link.backend.is_ready():
+                link.draining = True
+                return
+        self.eject(link, str(error))
+
     def leave_behind(self, link: Link, session_id: str, epoch: int) -> None:
-        """A copy of a session may be left there: it is closed before the endpoint is used again."""
+        """A copy of a session may be left there: it is closed when the endpoint can be used."""
         if endpoint := self._endpoints.get(link.address):
             endpoint.remember_orphan(session_id, epoch)
 

@@ -87,7 +87,7 @@ class Recovery:
         """Move a session away from a living endpoint; without a place for it, or if that fails, it stays.
 
         Raises:
-            BackendUnavailable: there is no place, or one of the two failed; the failed one is ejected.
+            BackendUnavailable: there is no place, or one of the two failed, which is ejected unless it only drains.
             MaskletError: it cannot be moved.
         """
         source, started_s = session.link, self._clock()
@@ -98,10 +98,11 @@ class Recovery:
             except BackendUnavailable as error:
                 self._fleet.eject(source, str(error))
                 raise
-            await self._import(session, target, state, epoch)
-            await self._close_copy(source, session.session_id)
-            self.keep(session, state)
-            self._arrived(session, target, epoch, origin=StateOrigin.MIGRATED, started_s=started_s)
+            with self._sending(session, target, epoch):
+                await self._import(session, target, state, epoch)
+                await self._close_copy(source, session.session_id)
+                self.keep(session, state)
+                self._arrived(session, target, epoch, origin=StateOrigin.MIGRATED, started_s=started_s)
 
     def keep(self, session: RoutedSession, state: bytes) -> None:
         """A state that was fetched just now: the checkpoint to start from."""
@@ -138,7 +139,7 @@ class Recovery:
             except AdmissionRefused as error:
                 refused, failure = refused | {link}, error
             except BackendUnavailable as error:
-                self._fleet.eject(link, str(error))
+                await self._fleet.suspect(link, error)
                 failure = error
         attempts = self._settings.recovery_attempts
         message = f"session {session.session_id} could not be recovered, {attempts} Tritons failed: {failure}"
@@ -146,7 +147,7 @@ class Recovery:
 
     @contextmanager
     def _moving(self, session: RoutedSession, target: Link) -> Iterator[int]:
-        """The epoch of the copy there. Its load counts already; if it fails, the copy is left behind."""
+        """The epoch of the copy there. Its load counts already."""
         epoch = session.epoch = session.move_epoch()  # no two attempts share one, see `leave_behind`
         target.loads[session.session_id] = session.meter
         try:
@@ -154,7 +155,15 @@ class Recovery:
         finally:
             if session.link is not target or session.lost_s is not None:
                 target.loads.pop(session.session_id, None)
-                self._fleet.leave_behind(target, session.session_id, epoch + 1)
+
+    @contextmanager
+    def _sending(self, session: RoutedSession, target: Link, epoch: int) -> Iterator[None]:
+        """From here on a copy may be there; if it fails, it is left behind."""
+        try:
+            yield
+        except BaseException:
+            self._fleet.leave_behind(target, session.session_id, epoch + 1)
+            raise
 
     async def _rebuild_in_turn(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
         """Rebuild it there, beside a few others. Raises TimeoutError if its turn is late, or takes too long."""
@@ -164,11 +173,12 @@ class Recovery:
             limit.reschedule(asyncio.get_running_loop().time() + limit_s)
             if not link.takes_sessions:
                 raise AdmissionRefused(f"{link.address} takes no sessions any more", retry_after_s=_RETRY_AFTER_S)
-            return await self._rebuild(session, link, epoch)
+            await self._fleet.sweep(link, session.session_id)
+            with self._sending(session, link, epoch):
+                return await self._rebuild(session, link, epoch)
 
     async def _rebuild(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
         """Make the session's bank there. Raises BackendUnavailable, SessionStateLost."""
-        await self._fleet.sweep(link, session.session_id)
         if session.replay.base is not Base.NOTHING:
             try:
                 await self._restore(session, link, epoch)
@@ -209,7 +219,7 @@ class Recovery:
         try:
             await link.backend.import_state(session.session_id, state, epoch=epoch)
         except BackendUnavailable as error:
-            self._fleet.eject(link, str(error))
+            await self._fleet.suspect(link, error)
             raise
 
     async def _close_copy(self, link: Link, session_id: str) -> None:

@@ -334,7 +334,7 @@ class RoutedBackend:
                 refused |= {link}
             except BackendUnavailable as error:
                 self._fleet.leave_behind(link, session_id, session.move_epoch())
-                await self._suspect(link, error)
+                await self._fleet.suspect(link, error)
             except asyncio.CancelledError:  # what was sent is carried out
                 self._fleet.leave_behind(link, session_id, session.move_epoch())
                 self._drop(session_id)
@@ -343,15 +343,6 @@ class RoutedBackend:
                 self._drop(session_id)
                 raise
             self._drop(session_id)
-
-    async def _suspect(self, link: Link, error: BackendUnavailable) -> None:
-        """It refused a session: one that drains says so and keeps what it has, any other has failed."""
-        try:
-            link.draining |= not await link.backend.is_ready()
-        except BackendUnavailable:
-            link.draining = False
-        if not link.draining:
-            self._fleet.eject(link, str(error))
 
     def _add(self, session_id: str, settings: TrackSettings, link: Link) -> RoutedSession:
         meter = self._meter(settings)

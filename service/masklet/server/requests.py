@@ -15,6 +15,7 @@ from masklet.codecs.masks import decode_mask
 from masklet.config import LimitsConfig
 from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, MaskletError, ProtocolViolation
 from masklet.server.enums import DROP_POLICIES, FRAME_CODECS, MASK_ENCODINGS, PROFILES, PROMPT_MODES
+from masklet.session.intake import MAX_WAITING_MASK_BYTES
 from masklet.session.messages import (
     ClientBody,
     ClientMessage,
@@ -75,9 +76,11 @@ def from_image_request(request: pb.SegmentImageRequest, limits: LimitsConfig) ->
     Raises:
         InvalidFrame: codec or size make no sense.
         InvalidPrompt: a prompt makes no sense.
-        LimitExceeded: too many prompts, points, or pixels.
+        LimitExceeded: too many prompts, points, or pixels of a mask or of all.
     """
     _check_at_most(len(request.prompts), limits.max_prompts_per_frame, "prompts")
+    unpacked = sum(one.mask.height * one.mask.width for one in request.prompts)
+    _check_at_most(unpacked, MAX_WAITING_MASK_BYTES, "prompts", unit=" bytes of unpacked masks")
     return ImageRequest(
         codec=FRAME_CODECS.from_wire(request.codec, "codec", error=InvalidFrame),
         payload=request.payload,

@@ -6,14 +6,21 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from masklet.errors import MaskletError, ServerDraining, SessionStateLost, SessionSuperseded, UnknownFrame
+from masklet.errors import (
+    LimitExceeded,
+    MaskletError,
+    ServerDraining,
+    SessionStateLost,
+    SessionSuperseded,
+    UnknownFrame,
+)
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.lifetime import Lifetime
 from masklet.session.outbox import Outbox
 from masklet.session.protocol import StreamEvent, StreamProtocol, StreamState
 from masklet.session.registry import SessionRecord
-from masklet.session.ring import Ring
+from masklet.session.ring import LOST_FRAMES, Ring
 from masklet.session.terms import TOKEN_LIFETIME_TTLS, Terms
 from masklet.session.tokens import ResumeClaim
 from masklet.session.tracking import Tracking
@@ -23,6 +30,7 @@ MAX_UNSENT_RESULTS = 4
 """Results that wait for a client that does not read before inference for it stops."""
 MAX_UNSENT_MESSAGES = 256
 """Answers of any kind that wait before the reading of its requests stops too."""
+_MAX_UNREAD = MAX_UNSENT_MESSAGES + 2 * LOST_FRAMES
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +126,12 @@ class LiveSession:
 
         Returns:
             The stream's number.
+
+        Raises:
+            LimitExceeded: too many answers wait for a client that comes again and again and does not read them.
         """
+        if len(self.outbox) > _MAX_UNREAD:
+            raise LimitExceeded(f"{len(self.outbox)} answers wait to be read, the limit is {_MAX_UNREAD}", field="open")
         if self._reading is not None:
             self._reading.cancel()
         taker, lost = self.outbox.attach(last_seen)
@@ -196,7 +209,8 @@ class LiveSession:
             try:
                 await self._forget(error)
             finally:
-                self.protocol.handle(StreamEvent.END)
+                self.protocol.handle(StreamEvent.END)  # until now frames were taken
+                self._context.metrics.frame_queue_depth.dec(self.tracking.timeline.frames_waiting)
                 self.outbox.close()
                 if not self.outbox.attached:
                     self.tracking.trace.stop()
@@ -212,7 +226,6 @@ class LiveSession:
                 self.tracking.refuse_pending(UnknownFrame("the stream was closed before a frame came for this prompt"))
                 watching.cancel()
         finally:
-            self._context.metrics.frame_queue_depth.dec(self.tracking.timeline.frames_waiting)
             await self.tracking.lookahead.stop()
 
     async def _forget(self, error: BaseException | None) -> None:

@@ -18,6 +18,7 @@ from masklet.session.validation import check_open
 from masklet.types import BankSummary, StateOrigin
 
 _FIRST_EPOCH = 1
+_OPEN_SEQ = 1  # of `open`, which is not asked for again
 _EPOCH_STEPS = tuple(2**power for power in range(21))
 """How far above a token's epoch the memory bank's may be: it rises by one whenever the session is resumed."""
 
@@ -135,7 +136,7 @@ async def _take_over(
     except BaseException as error:
         context.registry.withdraw(claim.session_id, error)
         raise
-    protocol = StreamProtocol.opened(acked_seq=bank.last_frame_seq)
+    protocol = StreamProtocol.opened(acked_seq=max(_OPEN_SEQ, bank.last_frame_seq))
     session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=epoch, protocol=protocol)
     session.start(bank)
     return session, bank.origin
