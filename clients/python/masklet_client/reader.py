@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from masklet.errors import ServerDraining
+from masklet.errors import ProtocolViolation, SequenceGap, ServerDraining
 from masklet.types import DropReason, Prompt
 from masklet.v1 import prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
@@ -126,6 +126,8 @@ class Reader:
         if isinstance(error, ServerDraining) and self._resumes_elsewhere:
             return None
         self._journal.settled(seq, refused=True)
+        if isinstance(error, SequenceGap | ProtocolViolation):  # of a frame, too, nothing else will be heard
+            self._journal.reported(seq)
         if not seq:
             logger.warning("an object could not be followed any further: %s", error)
             return None
