@@ -113,33 +113,6 @@ async def read_all(stream: TrackStream, events: list[Event]) -> None:
         events.append(event)
 
 
-async def test_another_front_goes_on_when_one_is_killed(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("ab" * 32)
-    async with FakeBackend() as inner:
-        shared = Shared(inner)
-        killed, heir = Front(shared), Front(shared)
-        async with (
-            front(killed, resume_key_file=str(keys)) as first,
-            front(heir, resume_key_file=str(keys)) as second,
-            line_to(first.port) as line,
-            tracking(line.address, f"127.0.0.1:{second.port}") as stream,
-        ):
-            await stream.click(1, (10, 20))
-            await stream.send(FRAME)
-            await anext(stream)
-            killed.vanish()
-            line.refusing = True
-            line.cut()
-            await stream.send(FRAME)
-            events = await rest(stream)
-            (resumed,) = kinds(events, Resumed)
-            assert isinstance(resumed, Resumed)
-            assert (resumed.origin, resumed.address) == (StateOrigin.INTACT, f"127.0.0.1:{second.port}")
-            (result,) = (event for event in events if isinstance(event, Result))
-            assert result[1].box == (5, 14, 17, 26)
-
-
 async def test_a_drained_front_hands_over_and_no_frame_is_lost(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("ab" * 32)
