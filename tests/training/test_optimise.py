@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from masklet.model import SAM2, variant_config
+from masklet.errors import ConfigError
+from masklet.model import SAM2, build, variant_config
 from masklet.training.optimise import AveragedWeights, learning_rate, make_optimiser, set_learning_rate
 from masklet.training.recipe import OptimiserSettings, parse_recipe
 
@@ -67,6 +68,35 @@ def test_only_matrices_decay():
     assert by_weight[id(trunk.blocks[0].mlp.layers[0].weight)] == 0.1
     still = (trunk.blocks[0].norm1.weight, trunk.pos_embed, trunk.blocks[0].mlp.layers[0].bias)
     assert [by_weight[id(p)] for p in still] == [0, 0, 0]
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
+def test_muon_turns_the_matrices_evenly_and_leaves_the_rest_to_adamw():
+    network = build("mini", seed=0)
+    optimiser = make_optimiser(network, OptimiserSettings(muon=True, layer_decay=0.5, weight_decay=0.0))
+    groups = {id(p): g for g in optimiser.param_groups for p in g["params"]}
+    assert groups.keys() == {id(p) for p in network.parameters()}
+    trunk: Any = network.image_encoder.trunk
+    attention: Any = network.memory_attention
+    matrix = attention.layers[0].linear1.weight
+    thin = trunk.patch_embed.proj.weight
+    assert ["momentum" in groups[id(p)] for p in (matrix, thin, trunk.pos_embed)] == [True, False, False]
+    assert groups[id(trunk.blocks[0].mlp.layers[0].weight)]["share"] == 0.5**4
+    set_learning_rate(optimiser, 0.01)
+    before = matrix.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+    optimiser.step()
+    turned = torch.linalg.svdvals((matrix.detach() - before) / (0.01 * 0.2 * max(matrix.shape) ** 0.5))
+    assert 0.5 < float(turned.min()) <= float(turned.max()) < 1.3
+    optimiser.zero_grad()
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_torch_without_muon_says_so(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ConfigError, match=r"optimiser\.muon needs torch 2\.9, this is"):
+        make_optimiser(SAM2(variant_config("mini")), OptimiserSettings(muon=True))
 
 
 def test_averaged_weights_follow_fast_at_first_and_slowly_later():

@@ -37,6 +37,9 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE], "interaction": {"click": 0.8, "box": 0.4}}, "must be at most 1"),
         ({"stages": [STAGE], "optimiser": {"ema_decay": 1.0}}, "ema_decay is 1.0"),
         ({"stages": [STAGE], "losses": 3}, "losses must be a table"),
+        ({"stages": [STAGE | {"span": 1}]}, r"span is 1, but must be 0 or at least its frames \(2\)"),
+        ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
+        ({"stages": [STAGE], "optimiser": {"muon": 1}}, "optimiser.muon is 1, but must be of type bool"),
     ],
 )
 def test_faults_are_named(content, message):

@@ -30,6 +30,7 @@ from masklet.training.source import FIRST_TRAINING_SEED, StepSource
 from masklet.training.trainer import LOG_COLUMNS, RunSettings, Trainer
 
 ASSETS = AssetBank.procedural()
+NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 
 
 def recipe(**changes: object) -> Recipe:
@@ -60,16 +61,18 @@ def test_a_run_writes_a_log_and_weights_that_load(tmp_path):
     load_weights(build("mini", seed=None), weights, variant="mini")
 
 
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
+@pytest.mark.parametrize("muon", [False, pytest.param(True, marks=NEEDS_MUON)])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, muon):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    trainer(whole, recipe()).run()
-    trainer(halves, recipe(), time_limit_s=1e-9).run()
+    plan = recipe(optimiser={"muon": muon})
+    trainer(whole, plan).run()
+    trainer(halves, plan, time_limit_s=1e-9).run()
     assert len(logged(halves)) == 1
     for _ in range(2):
-        again = trainer(halves, recipe(), time_limit_s=1e-9)
+        again = trainer(halves, plan, time_limit_s=1e-9)
         assert again.resume()
         again.run()
-    last = trainer(halves, recipe())
+    last = trainer(halves, plan)
     last.resume()
     assert last.step == 3
     last.run()
@@ -121,6 +124,14 @@ def test_a_state_of_another_run_is_refused(tmp_path):
     (tmp_path / "state.pt").write_bytes(b"PK\x03\x04 and then nothing")
     with pytest.raises(WeightsError, match="is not the state of a training run"):
         trainer(tmp_path, recipe()).resume()
+
+
+@NEEDS_MUON
+@pytest.mark.parametrize("muon", [False, True])
+def test_a_state_of_another_optimiser_is_refused(tmp_path, muon):
+    trainer(tmp_path, recipe(optimiser={"muon": muon}), time_limit_s=1e-9).run()
+    with pytest.raises(ConfigError, match="of a run with other optimiser settings"):
+        trainer(tmp_path, recipe(optimiser={"muon": not muon})).resume()
 
 
 def test_a_checkpoint_of_another_variant_is_no_start(tmp_path):

@@ -5,26 +5,88 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from masklet.errors import ConfigError
 from masklet.training.recipe import OptimiserSettings, Recipe
 
 _BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
 _TRUNK = "image_encoder.trunk."
+_THIN = 32
 
 
-def make_optimiser(network: nn.Module, settings: OptimiserSettings) -> torch.optim.AdamW:
-    """AdamW with layer-wise decay of the trunk's learning rate; each group has `share`, its part of the rate."""
+class MuonAndAdamW:
+    """Two optimisers that step as one; what AdamW trains comes first in `param_groups`."""
+
+    def __init__(self, adamw: torch.optim.AdamW, muon: torch.optim.Optimizer) -> None:
+        self._parts = {"adamw": adamw, "muon": muon}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of both."""
+        return [group for part in self._parts.values() for group in part.param_groups]
+
+    def step(self) -> None:
+        """Apply the gradients."""
+        for part in self._parts.values():
+            part.step()
+
+    def zero_grad(self, *, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for part in self._parts.values():
+            part.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of both by name."""
+        return {name: part.state_dict() for name, part in self._parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raises KeyError or ValueError if the state is of another optimiser."""
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+
+
+Optimiser = torch.optim.AdamW | MuonAndAdamW
+
+
+def make_optimiser(network: nn.Module, settings: OptimiserSettings) -> Optimiser:
+    """AdamW, or Muon beside it, with layer-wise decay of the trunk's learning rate.
+
+    Each group has `share`, its part of the rate. Muon's steps are scaled to the size that AdamW's have (Liu et al.
+    2025, "Muon is Scalable for LLM Training"), so one rate suits both.
+
+    Raises:
+        ConfigError: Muon is wanted, but this torch has none.
+    """
     depth = 1 + max((int(m.group(1)) for n, _ in network.named_parameters() if (m := _BLOCK.match(n))), default=0)
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    matrices = _matrices(network) if settings.muon else frozenset[int]()
+    groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         share = settings.layer_decay ** _layers_above(name, depth)
         decay = settings.weight_decay if parameter.ndim >= 2 and "embed" not in name else 0.0
-        groups.setdefault((share, decay), []).append(parameter)
-    tables = [{"params": params, "share": share, "weight_decay": decay} for (share, decay), params in groups.items()]
-    return torch.optim.AdamW(tables, lr=0.0, betas=(0.9, settings.beta2))
+        groups.setdefault((id(parameter) in matrices, share, decay), []).append(parameter)
+    tables: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for (by_muon, share, decay), params in groups.items():
+        tables[by_muon].append({"params": params, "share": share, "weight_decay": decay})
+    adamw = torch.optim.AdamW(tables[False], lr=0.0, betas=(0.9, settings.beta2))
+    return MuonAndAdamW(adamw, _muon(tables[True])) if settings.muon else adamw
+
+
+def _matrices(network: nn.Module) -> frozenset[int]:
+    """Ids of the weights of linear maps that are no thin slices."""
+    linear = (module.weight for module in network.modules() if isinstance(module, nn.Linear))
+    return frozenset(id(weight) for weight in linear if min(weight.shape) >= _THIN)
+
+
+def _muon(tables: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    kind = getattr(torch.optim, "Muon", None)
+    if kind is None:
+        raise ConfigError(f"optimiser.muon needs torch 2.9, this is {torch.__version__}", field="optimiser.muon")
+    muon: torch.optim.Optimizer = kind(tables, lr=0.0, adjust_lr_fn="match_rms_adamw")
+    return muon
 
 
 def _layers_above(name: str, depth: int) -> int:
@@ -44,7 +106,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return stage.learning_rate * rise * (settings.final_share + (1 - settings.final_share) * cosine)
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+def set_learning_rate(optimiser: Optimiser, rate: float) -> None:
     """Each group gets its share."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group["share"]

@@ -30,6 +30,9 @@ class Stage:
         focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first
             teaches to call everything background, which takes long to unlearn.
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
+        span: the frames of a drawn clip are picked at random, in order, from so many; 0: from as many as are needed.
+            Frames that follow each other closely are much alike and teach little for what they cost.
+        procedural_share: share of the drawn clips that use no assets even where there are some.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
 
@@ -42,6 +45,8 @@ class Stage:
     image_share: float = 0.0
     focal: float = 0.0
     real_share: float = 0.5
+    span: int = 0
+    procedural_share: float = 0.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     def synthetic_settings(self, frames: int) -> SyntheticSettings:
@@ -62,6 +67,7 @@ class OptimiserSettings:
     """AdamW and what surrounds it.
 
     Attributes:
+        muon: whether Muon (Jordan et al. 2024) trains the matrices instead of AdamW, at the same rate; needs torch 2.9.
         weight_decay: of matrices; vectors, norms and embeddings have none.
         beta2: of AdamW; beta1 is 0.9.
         layer_decay: each trunk block learns this much slower than the one after it.
@@ -71,6 +77,7 @@ class OptimiserSettings:
         ema_decay: of the averaged weights, which are the ones kept in the end.
     """
 
+    muon: bool = False
     weight_decay: float = 0.05
     beta2: float = 0.98
     layer_decay: float = 0.9
@@ -162,7 +169,9 @@ def check_recipe(recipe: Recipe) -> None:
         _require(stage.learning_rate > 0, f"{where}.learning_rate", stage.learning_rate, "above 0")
         stage.synthetic_settings(stage.frames)
         _require(stage.focal >= 0, f"{where}.focal", stage.focal, "at least 0")
-        for name in ("image_share", "real_share"):
+        spans = stage.span == 0 or stage.span >= stage.frames
+        _require(spans, f"{where}.span", stage.span, f"0 or at least its frames ({stage.frames})")
+        for name in ("image_share", "real_share", "procedural_share"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds = recipe.interaction
     _require(0 <= odds.click + odds.box <= 1, "interaction.click + interaction.box", odds.click + odds.box, "at most 1")
@@ -188,8 +197,8 @@ def _typed(kind: type, table: object, where: str) -> Any:
         if key not in known:
             raise ConfigError(f"unknown key {prefix}{key}; known: {', '.join(known)}", field=f"{prefix}{key}")
         wanted = str(known[key].type)
-        right = {"int": int, "float": int | float, "str": str}.get(wanted)
-        if right is not None and (not isinstance(value, right) or isinstance(value, bool)):
+        right = {"int": int, "float": int | float, "str": str, "bool": bool}.get(wanted)
+        if right is not None and (not isinstance(value, right) or isinstance(value, bool) != (wanted == "bool")):
             raise ConfigError(f"{prefix}{key} is {value!r}, but must be of type {wanted}", field=f"{prefix}{key}")
     missing = [n for n in ("steps", "frames", "size", "clips") if kind is Stage and n not in table]
     if missing:

@@ -25,6 +25,7 @@ from masklet.training.synthetic import SyntheticVideo
 
 FIRST_TRAINING_SEED = 1_000_000
 _TRIES = 20
+_NO_ASSETS = AssetBank.procedural()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,11 @@ class StepSource(Dataset[StepInput]):
         return FIRST_TRAINING_SEED * (1 + self.recipe.seed) + position
 
     def _synthetic_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
-        clip = SyntheticVideo(self.assets, stage.synthetic_settings(frames)).clip(seed)
+        span = max(frames, stage.span) if frames > 1 else 1
+        assets = _NO_ASSETS if random.random() < stage.procedural_share else self.assets
+        clip = SyntheticVideo(assets, stage.synthetic_settings(span)).clip(seed)
+        if span > frames:
+            clip = _picked(clip, frames, random)
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
@@ -112,6 +117,13 @@ def _check_lengths(recipe: Recipe, sequences: Sequence[VideoSequence]) -> None:
 
 def _shows(clip: Clip) -> bool:
     return bool((clip.masks[0].mean(axis=(1, 2)) >= MIN_TARGET_SHARE).any())
+
+
+def _picked(clip: Clip, frames: int, random: np.random.Generator) -> Clip:
+    """So many of the clip's frames in order; the first ones if nothing shows on the first of those picked."""
+    picked = np.sort(random.choice(len(clip.frames), frames, replace=False))
+    some = Clip(clip.frames[picked], clip.masks[picked])
+    return some if _shows(some) else Clip(clip.frames[:frames], clip.masks[:frames])
 
 
 def _reversed(clip: Clip) -> Clip:

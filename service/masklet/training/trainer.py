@@ -168,6 +168,7 @@ class Trainer:
 
         Raises:
             WeightsError: the state is damaged, or of another variant.
+        ConfigError: the state is of a longer run, or of another optimiser.
         """
         file = self.settings.folder / _STATE_FILE
         if not file.exists():
@@ -183,7 +184,10 @@ class Trainer:
             raise ConfigError(f"{file} is at step {step}, the recipe has only {self.recipe.steps} steps")
         self.network.load_state_dict(state["network"])
         self.average.state = state["average"]
-        self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"{file} is of a run with other optimiser settings: {error}") from error
         self.step = step
         self._cut_log()
         return True
