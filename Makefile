@@ -6,7 +6,8 @@ GPU_PYTHON ?= python3
 BIN := .venv/bin
 PY := $(BIN)/python
 READY := .venv/.ready
-SCENARIOS := tests/golden $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
+GOLDEN_EXTRA ?= $(wildcard ../shared/golden/scenarios ../shared/golden/portable)
+SCENARIOS := tests/golden $(GOLDEN_EXTRA)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve-triton test check golden golden-triton bench load bench-triton bench-gpu proto lock clean rolling
@@ -42,7 +43,7 @@ check: $(READY)  ## lint, format, types, fences between rooms, protos
 rolling: $(READY)  ## restart two fronts and two Tritons in turn under load, behind Envoy; options with ARGS=...
 	OMP_NUM_THREADS=1 GRPC_ENABLE_FORK_SUPPORT=0 $(PY) -m tests.faults.rolling $(ARGS)
 
-golden: $(READY)  ## replay the recorded scenarios of the reference implementation
+golden: $(READY)  ## replay the recorded scenarios of the reference implementation; more folders with GOLDEN_EXTRA=...
 	$(BIN)/masklet verify $(SCENARIOS)
 
 golden-triton: $(READY)  ## the same through Triton
@@ -66,5 +67,5 @@ proto: $(READY)  ## regenerate service/masklet/v1 from protos/
 lock: $(READY)  ## fix anew what the images install (deploy/docker/requirements)
 	$(PY) deploy/docker/lock.py
 
-clean:  ## remove .venv and everything generated but the protos' code
+clean:  ## remove .venv, builds and caches
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -208,7 +208,7 @@ def main() -> int:
     quick = args.quick
     deadline = time.monotonic() + 60 * args.minutes
     plan = Plan(args.variant, tuple(args.sizes), tuple(args.objects), 4 if quick else 12, 60.0, deadline)
-    report = Report("bench_cpu_quick" if quick else "bench_cpu")
+    report = Report(args.name or ("bench_cpu_quick" if quick else "bench_cpu"))
     report.notes += NOTES
     sections = {
         "service": lambda: service_section(report, plan, frames=40 if quick else 120),
@@ -239,6 +239,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=13.0, help="no comparison of engines is begun after so long")
     parser.add_argument("--threads", type=int, default=0, help="torch threads (default: all cores)")
     parser.add_argument("--quick", action="store_true", help="256 px only, few rounds, 200 frames in a row")
+    parser.add_argument("--name", default="", help="of the report (default bench_cpu, or bench_cpu_quick)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     args = parser.parse_args()
     args.sections = args.sections or ["service", "flatness", "engine"]

@@ -141,7 +141,7 @@ class TritonConfig:
         connect_timeout_s: how long to wait for a first Triton that is ready when the service starts.
         max_sessions: memory banks the model takes at a time; read by Triton's model.
         idle_timeout_s: the model forgets a session without requests for this long; read by Triton's model. Must outlast
-            the service's session.idle_timeout_s and session.resume_ttl_s.
+            the service's session.idle_timeout_s and session.resume_ttl_s together; a service warns if it does not.
     """
 
     endpoints: tuple[str, ...] = ("127.0.0.1:8001",)

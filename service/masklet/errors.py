@@ -228,3 +228,8 @@ def error_classes() -> dict[str, type[MaskletError]]:
         found[cls.reason] = cls
         pending.extend(cls.__subclasses__())
     return found
+
+
+def install_hint(extra: str) -> str:
+    """How to get one of the optional parts of the package, for the end of a message."""
+    return f"install masklet's extra {extra!r} (in its source tree: pip install -e '.[{extra}]')"

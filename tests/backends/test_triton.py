@@ -265,3 +265,12 @@ async def test_a_dead_model_and_a_dead_triton_are_unavailable(tmp_path, monkeypa
 async def test_results_are_of_the_frame_asked_for(backend):
     (result,) = (await three_frames(backend, "asked"))[-1:]
     assert (result.frame_seq, result.objects[0].mask.dtype) == (3, np.dtype(bool))
+
+
+async def test_a_model_that_forgets_sooner_than_sessions_end_is_warned_about(caplog):
+    async with TritonBackend(running_triton().endpoint) as backend:
+        forgets_s = backend.facts.idle_timeout_s
+    async with TritonBackend(running_triton().endpoint, quiet_s=forgets_s - 1):
+        assert "idle_timeout_s" not in caplog.text
+    async with TritonBackend(running_triton().endpoint, quiet_s=forgets_s):
+        assert f"forgets sessions after triton.idle_timeout_s = {forgets_s:g} s" in caplog.text

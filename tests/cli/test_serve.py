@@ -147,7 +147,7 @@ def test_without_torch_the_default_backend_says_what_to_install() -> None:
     code = "sys.modules['torch'] = None; from masklet.cli import main; sys.exit(main(sys.argv[1:]))"
     status, _, text = run("serve", "--port", "0", "--metrics-port", "0", code=code)
     assert (status, text.count("\n")) == (2, 1)
-    assert "pip install masklet[engine]" in text
+    assert "pip install -e '.[engine]'" in text
 
 
 @pytest.mark.parametrize(

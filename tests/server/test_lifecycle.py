@@ -19,7 +19,7 @@ from masklet.errors import BackendUnavailable, ConfigError, WeightsError
 from masklet.observability.sampler import sample_forever
 from masklet.server.choice import make_backend
 from masklet.server.lifecycle import SEGMENTATION_SERVICE, SESSION_SERVICE, Server
-from masklet.types import BackendStats
+from masklet.types import BackendStats, StepRequest, StepResult
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1 import session_pb2
 
@@ -215,6 +215,26 @@ async def test_a_stream_that_does_not_end_is_ended_by_the_deadline(
         await talk.settle()
         assert await server.drain()
         assert reason_of(await talk.failure())[:2] == ("UNAVAILABLE", "SERVER_DRAINING")
+
+
+async def test_a_drain_that_takes_too_long_says_so(config: Config, connect: Any, caplog: Any) -> None:
+    class Deaf(FakeBackend):
+        async def step(self, session_id: str, request: StepRequest) -> StepResult:
+            while not release.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await release.wait()
+            return await super().step(session_id, request)
+
+    release = asyncio.Event()
+    config = server_config(config, drain_timeout_s=0.2)
+    async with Server(config, backend=Deaf()) as server, connect(server.port) as client:
+        talk = client.talk()
+        await talk.open()
+        await talk.frame()
+        await talk.settle()
+        assert not await server.drain()
+        assert [record.sessions_left for record in caplog.records if record.message == "drain timed out"] == [1]
+        release.set()
 
 
 async def test_leaving_ends_streams_and_closes_both_ports(config: Config, connect: Any) -> None:

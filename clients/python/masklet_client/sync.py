@@ -1,10 +1,12 @@
 """The client without `await`: the same names, run by an event loop in a thread of its own.
 
-with masklet_client.sync.connect("localhost:50051") as client:
-with client.track(size=(720, 1280)) as stream:
-stream.click(1, (640, 360))
-stream.send(frame)
-result = next(stream)
+    with masklet_client.sync.connect("localhost:50051") as client:
+        with client.track(size=(720, 1280)) as stream:
+            stream.click(1, (640, 360))
+            stream.send(frame)
+            result = next(stream)
+
+Errors are those of the async client.
 """
 
 from __future__ import annotations

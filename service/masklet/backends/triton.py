@@ -61,12 +61,16 @@ class TritonBackend:
         endpoint: host:port of its gRPC port.
         transport: how frames travel: "shm", "raw", "jpeg" (lossy), or "auto": "shm" if the model sees ours, else "raw".
         connect_timeout_s: how long to wait for a model that is not ready.
+        quiet_s: how long a session may go without requests here; a model that forgets sooner is warned about.
     """
 
-    def __init__(self, endpoint: str, *, transport: str = "auto", connect_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, endpoint: str, *, transport: str = "auto", connect_timeout_s: float = 30.0, quiet_s: float = 0.0
+    ) -> None:
         self._endpoint = endpoint
         self._transport = transport
         self._connect_timeout_s = connect_timeout_s
+        self._quiet_s = quiet_s
         self._channel = TritonChannel(endpoint)
         self._facts: ModelFacts | None = None
         self._stats = _NO_STATS
@@ -227,6 +231,14 @@ class TritonBackend:
             raise ConfigError(
                 f"triton.transport is 'shm', but {self._endpoint} does not see this host's shared memory",
                 field="triton.transport",
+            )
+        if facts.idle_timeout_s <= self._quiet_s:
+            _LOG.warning(
+                "Triton at %s forgets sessions after triton.idle_timeout_s = %g s, which must be more than "
+                "session.idle_timeout_s + session.resume_ttl_s = %g s",
+                self._endpoint,
+                facts.idle_timeout_s,
+                self._quiet_s,
             )
         self._frames_shared = facts.sees_probe
         return facts

@@ -42,7 +42,6 @@ _EXECUTABLE = 0o755
 _REGION = "/dev/shm/triton_python_backend_shm_region_"
 _POLL_S = 0.1
 _KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
-_COMM_CHARACTERS = 15  # of a process's name, in /proc
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LOG = logging.getLogger(__name__)
 _CPU_KIND, _GPU_KIND = "kind: KIND_CPU", "kind: KIND_GPU"

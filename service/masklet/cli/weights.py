@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from masklet.errors import ConfigError
+from masklet.errors import ConfigError, install_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         actions[args.action](args)
     except ModuleNotFoundError as error:
-        raise ConfigError(f"masklet weights needs {error.name}: pip install masklet[engine]") from error
+        raise ConfigError(f"masklet weights needs {error.name}: {install_hint('engine')}") from error
     return 0
 
 

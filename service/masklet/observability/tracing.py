@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from masklet.config import TracingConfig
-from masklet.errors import ConfigError
+from masklet.errors import ConfigError, install_hint
 from masklet.observability.metrics import Metrics
 
 _EXTRA = "opentelemetry"
@@ -96,6 +96,6 @@ def make_tracing(config: TracingConfig, metrics: Metrics) -> Tracing:
         if not (error.name or "").startswith(_EXTRA):
             raise
         ratio = config.sample_ratio
-        message = f"tracing.sample_ratio is {ratio:g}, which needs {error.name}: pip install masklet[tracing]"
+        message = f"tracing.sample_ratio is {ratio:g}, which needs {error.name}: {install_hint('tracing')}"
         raise ConfigError(message, field="tracing.sample_ratio") from error
     return SpanTracing(config, metrics)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from masklet.config import KubernetesConfig
-from masklet.errors import ConfigError
+from masklet.errors import ConfigError, install_hint
 from masklet.routing.kubernetes_slices import Json, Pod, Service
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -179,7 +179,7 @@ def connect(settings: KubernetesConfig) -> Connection:
         ConfigError: the extra is not installed, or none of them is there.
     """
     if importlib.util.find_spec("kubernetes") is None:
-        message = "triton.endpoints has a \"k8s:\" endpoint, which needs kubernetes: pip install 'masklet[kubernetes]'"
+        message = f'triton.endpoints has a "k8s:" endpoint, which needs kubernetes: {install_hint("kubernetes")}'
         raise ConfigError(message, field="triton.endpoints")
     from kubernetes import client, config
 

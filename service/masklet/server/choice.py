@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from masklet.backends.base import Backend
 from masklet.config import Config
-from masklet.errors import ConfigError
+from masklet.errors import ConfigError, install_hint
 from masklet.observability.metrics import Metrics
 from masklet.routing.discovery import Discovery, JoinedEndpoints, discover, split_endpoints
 from masklet.routing.kubernetes import KubernetesEndpoints, kubernetes_endpoints
@@ -45,7 +45,12 @@ def _triton_backend(config: Config, metrics: Metrics | None) -> Backend:
     triton, routing = config.triton, config.routing
 
     def connect(address: str) -> RoutedTo:  # the router tries again by itself
-        return TritonBackend(address, transport=triton.transport, connect_timeout_s=0)
+        return TritonBackend(
+            address,
+            transport=triton.transport,
+            connect_timeout_s=0,
+            quiet_s=config.session.idle_timeout_s + config.session.resume_ttl_s,
+        )
 
     metrics = metrics or Metrics()
     pods = _pods(config, metrics)
@@ -78,5 +83,5 @@ def _pods(config: Config, metrics: Metrics) -> KubernetesEndpoints | None:
 def _not_installed(error: ModuleNotFoundError, backend: str, extra: str, needs: tuple[str, ...]) -> Exception:
     if error.name not in needs:
         return error
-    message = f"server.backend is {backend!r}, which needs {error.name}: pip install masklet[{extra}]"
+    message = f"server.backend is {backend!r}, which needs {error.name}: {install_hint(extra)}"
     return ConfigError(message, field="server.backend")

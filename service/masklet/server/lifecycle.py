@@ -124,7 +124,8 @@ class Server:
         await asyncio.sleep(self.config.server.drain_delay_s)
         self.registry.drain(timeout_s)
         ended = await self.registry.wait_empty(timeout_s + _STOP_GRACE_S)
-        _LOG.info("drained", extra={"sessions_left": len(self.registry)})
+        level, said = (logging.INFO, "drained") if ended else (logging.WARNING, "drain timed out")
+        _LOG.log(level, said, extra={"sessions_left": len(self.registry)})
         return ended
 
     @asynccontextmanager

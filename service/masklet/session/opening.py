@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from masklet.backends.base import FIRST_EPOCH
 from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionStateLost, SessionSuperseded
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
@@ -17,7 +18,6 @@ from masklet.session.tokens import ResumeClaim
 from masklet.session.validation import check_open
 from masklet.types import BankSummary, StateOrigin
 
-_FIRST_EPOCH = 1
 _OPEN_SEQ = 1  # of `open`, which is not asked for again
 _EPOCH_STEPS = tuple(2**power for power in range(21))
 """How far above a token's epoch the memory bank's may be: it rises by one whenever the session is resumed."""
@@ -80,7 +80,7 @@ async def _begin(context: StreamContext, terms: Terms, caller: Caller, *, seq: i
         await close_bank(context.backend, session_id)  # whoever was cancelled meanwhile may have opened it
         raise
     protocol = StreamProtocol.opened(acked_seq=seq)
-    session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=_FIRST_EPOCH, protocol=protocol)
+    session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=FIRST_EPOCH, protocol=protocol)
     session.start()
     taker = session.attach(1, (), peer=caller.peer)
     return Joined(session, taker, _greeting(context, session, 1, StateOrigin.NEW))

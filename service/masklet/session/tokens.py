@@ -50,7 +50,9 @@ class ResumeClaim:
 
 
 class TokenSigner:
-    """Signs with the first key, accepts all: to rotate, put the new key first and drop the old one a lifetime later.
+    """Signs with the first key, accepts all.
+
+    To rotate: the new key last on every front, then first on every front, then, a lifetime later, without the old one.
 
     Args:
         keys: of at least 32 bytes each; none: a random one, so that only this process accepts its tokens.

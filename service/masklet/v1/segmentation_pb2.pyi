@@ -322,7 +322,7 @@ class Open(_message.Message):
     width: _builtins.int
     """Width of every frame in pixels, 1 to `Limits.max_frame_width`."""
     target_frame_rate_hz: _builtins.float
-    """Frames per second the client means to send; 0 if unknown. Used for admission and pacing."""
+    """Frames per second the client means to send; 0 if unknown. Used for admission."""
     mask_encoding: _mask_pb2.MaskEncoding.ValueType
     """The encoding of the masks in results; MASK_ENCODING_RLE if unset."""
     drop_policy: Global___DropPolicy.ValueType
@@ -919,7 +919,7 @@ Global___RequestError: _TypeAlias = RequestError  # noqa: Y015
 
 @_typing.final
 class GoAway(_message.Message):
-    """The server is draining."""
+    """The server is draining, or the session has reached its maximum age (then it cannot be resumed; open a new one)."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

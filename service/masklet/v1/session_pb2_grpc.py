@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SessionServiceStub(object):
-    """Lists and closes sessions. For operators: needs its own authorisation.
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class SessionServiceStub(object):
 
 
 class SessionServiceServicer(object):
-    """Lists and closes sessions. For operators: needs its own authorisation.
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
     """
 
     def ListSessions(self, request, context):
@@ -87,7 +89,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService(object):
-    """Lists and closes sessions. For operators: needs its own authorisation.
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
     """
 
     @staticmethod

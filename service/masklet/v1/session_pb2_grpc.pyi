@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """Lists and closes sessions. For operators: needs its own authorisation."""
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,7 +42,9 @@ class SessionServiceStub:
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
-    """Lists and closes sessions. For operators: needs its own authorisation."""
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_pb2.ListSessionsRequest, _session_pb2.ListSessionsResponse]  # type: ignore[assignment]
@@ -49,7 +53,9 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Ends one session; its client sees ABORTED."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Lists and closes sessions. For operators: needs its own authorisation."""
+    """Lists and closes sessions. For operators: this server asks nobody who he is, so publish it only to them (a proxy that
+    does not route it for others, or `server.session_service = false`).
+    """
 
     @_abc_1.abstractmethod
     def ListSessions(
