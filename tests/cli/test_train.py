@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from masklet.cli import main
 from masklet.config import ModelConfig
 from masklet.model import VARIANTS, build
 from masklet.model.checkpoint import read_checkpoint, save_checkpoint
+from masklet.training.trainer import Trainer
 from masklet.types import Prompt, StepRequest, TrackSettings
 
 RECIPE = """
@@ -175,3 +177,31 @@ def test_an_empty_folder_of_data_is_refused(tmp_path, words, capsys):
     (tmp_path / "empty").mkdir()
     assert main([*words, "--data", str(tmp_path / "empty")]) == 2
     assert str(tmp_path / "empty") in capsys.readouterr().err
+
+
+def test_a_signal_saves_and_is_the_exit_status(tmp_path, words, monkeypatch, capsys):
+    step = Trainer.train_step
+
+    def interrupted(trainer, step_input):
+        signal.raise_signal(signal.SIGTERM)
+        return step(trainer, step_input)
+
+    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    assert main(words) == 128 + signal.SIGTERM
+    said = capsys.readouterr().out
+    assert "stopped at step 1 of 4; the same command goes on" in said
+    assert (tmp_path / "run" / "state.pt").exists()
+
+
+def test_going_on_says_what_is_not_as_before(tmp_path, words, capsys):
+    assert main([*words, "--time-limit-s", "0.000001"]) == 0
+    assert main([*words, "--set", "seed=7", "--init", str(tmp_path / "gone.pt")]) == 0
+    said = capsys.readouterr().out
+    assert "not as before: seed 0 -> 7" in said
+    assert f"--init {tmp_path / 'gone.pt'} is not used" in said
+
+
+@pytest.mark.parametrize("flag", ["--threads", "--save-every", "--time-limit-s", "--workers"])
+def test_numbers_that_make_no_sense_are_named(words, flag, capsys):
+    assert main([*words, flag, "-3"]) == 2
+    assert f"error: {flag} is -3" in capsys.readouterr().err

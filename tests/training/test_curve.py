@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 from PIL import Image
 
-from masklet.training.curve import plot_log
-from masklet.training.trainer import LOG_COLUMNS
+from masklet.training.curve import _smooth, plot_log
+from masklet.training.run_folder import LOG_COLUMNS
 
 
 def log(path, rows):
@@ -26,3 +27,15 @@ def test_a_log_of_one_row_makes_no_picture(tmp_path):
     log(tmp_path / "log.csv", 1)
     plot_log(tmp_path / "log.csv", tmp_path / "curve.png")
     assert not (tmp_path / "curve.png").exists()
+
+
+def test_one_step_that_is_not_finite_does_not_hide_the_others():
+    values = np.ones(100, np.float32)
+    values[20] = np.nan
+    assert _smooth(values).tolist() == [1.0] * 100
+    assert _smooth(np.full(3, np.inf, np.float32)).tolist() == [0.0] * 3
+
+
+def test_without_a_log_nothing_is_drawn(tmp_path):
+    plot_log(tmp_path / "log.csv", tmp_path / "curve.png")
+    assert not list(tmp_path.iterdir())

@@ -44,6 +44,11 @@ def test_videos_are_started_in_all_three_ways_and_at_most_two_frames_are_prompte
     assert all(0 <= frame < 8 for plan in drawn for frame in plan.corrections)
 
 
+def test_without_corrections_nothing_is_corrected():
+    plans = [draw_plan(np.random.default_rng(seed), 8, InteractionSettings(max_corrections=0)) for seed in range(20)]
+    assert all(not plan.corrections for plan in plans)
+
+
 def test_a_given_mask_is_not_corrected_on_its_frame():
     assert all(0 not in plan.corrections for plan in plans(8) if plan.first is FirstPrompt.MASK)
 

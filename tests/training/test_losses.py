@@ -105,3 +105,15 @@ def test_extreme_logits_stay_finite():
 def test_iou_of_two_empty_masks_is_one():
     nothing = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
     assert float(mask_iou(nothing, nothing)) == 1
+
+
+def test_the_iou_is_of_targets_that_are_there():
+    truth = torch.zeros(2, 16, 16, dtype=torch.bool)
+    truth[0, 4:12, 4:12] = True
+    perfect = torch.where(truth, 9.0, -9.0)[:, None]
+
+    def seen(rows: slice) -> Prediction:
+        return Prediction(perfect[rows], torch.ones(len(truth[rows]), 1), torch.zeros(len(truth[rows])), truth[rows])
+
+    assert compute_losses([seen(slice(0, 2)), seen(slice(1, 2))], LossWeights()).iou == 1
+    assert compute_losses([seen(slice(1, 2))], LossWeights()).iou == 0

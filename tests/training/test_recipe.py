@@ -34,9 +34,9 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE | {"synthetic": {"fog": 1.0}}]}, r"unknown key synthetic\.fog; known: .*occluder"),
         ({"stages": [STAGE | {"synthetic": {"min_share": 2.0}}]}, "min_share"),
         ({"stages": [{"steps": 1}]}, r"stages\[0\] lacks frames, size, clips"),
-        ({"stages": [STAGE], "interaction": {"click": 0.8, "box": 0.4}}, "must be at most 1"),
+        ({"stages": [STAGE], "interaction": {"click": 0.8, "box": 0.4}}, "must be above 0 and at most 1"),
         ({"stages": [STAGE], "optimiser": {"ema_decay": 1.0}}, "ema_decay is 1.0"),
-        ({"stages": [STAGE], "losses": 3}, "losses must be a table"),
+        ({"stages": [STAGE], "losses": 3}, "losses is 3, but must be a table"),
         ({"stages": [STAGE | {"span": 1}]}, r"span is 1, but must be 0 or at least its frames \(2\)"),
         ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
         ({"stages": [STAGE], "optimiser": {"muon": 1}}, "optimiser.muon is 1, but must be of type bool"),
@@ -83,4 +83,21 @@ def test_single_values_are_changed_from_the_command_line(tmp_path):
 def test_a_change_that_makes_no_sense_is_named(tmp_path, change, message):
     (tmp_path / "r.toml").write_text('variant = "nano"\n[[stages]]\nsteps = 4\nframes = 2\nsize = 64\nclips = 2\n')
     with pytest.raises(ConfigError, match=message):
+        read_recipe(tmp_path / "r.toml", [change])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=-1", "seed=10000000", "stages.0.learning_rate=inf", "optimiser.clip_norm=0", "optimiser.weight_decay=-1",
+        "optimiser.layer_decay=-2", "optimiser.layer_decay=1.5", "optimiser.beta2=2.0", "optimiser.warmup_steps=-5",
+        "optimiser.final_share=2.0", "losses.focal=-3.0", "losses.dice=nan", "interaction.click=-0.3",
+        "interaction.second_frame=7", "interaction.box_noise=-3", "stages.0.synthetic=3",
+        "stages.0.synthetic.regions=a", "stages.0.synthetic.regions=1.5", "stages.0.synthetic.size=64",
+    ],
+)  # fmt: skip
+def test_every_value_out_of_range_is_named(tmp_path, change):
+    (tmp_path / "r.toml").write_text("[[stages]]\nsteps = 4\nframes = 2\nsize = 64\nclips = 2\n")
+    name = change.partition("=")[0].rpartition(".")[2]
+    with pytest.raises(ConfigError, match=name):
         read_recipe(tmp_path / "r.toml", [change])

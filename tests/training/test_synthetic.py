@@ -48,6 +48,11 @@ def test_every_object_shows_on_some_frame_and_no_two_share_a_pixel(bank: AssetBa
         assert masks.any(axis=(0, 2, 3)).all() and masks.sum(axis=1).max() == 1
 
 
+def test_the_smallest_frames_show_objects_too() -> None:
+    video = SyntheticVideo(AssetBank.procedural(), SyntheticSettings(frames=1, size=(32, 32)))
+    assert all(video.clip(seed).masks.shape[1] for seed in range(300))
+
+
 def test_objects_leave_and_come_back(bank: AssetBank) -> None:
     video = SyntheticVideo(bank, replace(SMALL, frames=10, excursion=1.0, max_objects=1))
     shown = [video.clip(seed).masks.max(axis=(1, 2, 3)).tolist() for seed in range(20)]

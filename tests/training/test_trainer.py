@@ -26,8 +26,9 @@ from masklet.training.datasets.clip_sequence import ClipSequence
 from masklet.training.evaluation import evaluate
 from masklet.training.parallel import Processes
 from masklet.training.recipe import Recipe, parse_recipe
+from masklet.training.run_folder import LOG_COLUMNS
 from masklet.training.source import FIRST_TRAINING_SEED, StepSource
-from masklet.training.trainer import LOG_COLUMNS, RunSettings, Trainer
+from masklet.training.trainer import RunSettings, Trainer
 
 ASSETS = AssetBank.procedural()
 NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
@@ -130,7 +131,7 @@ def test_a_state_of_another_run_is_refused(tmp_path):
 @pytest.mark.parametrize("muon", [False, True])
 def test_a_state_of_another_optimiser_is_refused(tmp_path, muon):
     trainer(tmp_path, recipe(optimiser={"muon": muon}), time_limit_s=1e-9).run()
-    with pytest.raises(ConfigError, match="of a run with other optimiser settings"):
+    with pytest.raises(ConfigError, match="has other optimiser settings"):
         trainer(tmp_path, recipe(optimiser={"muon": not muon})).resume()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import replace
 from importlib.resources import files
@@ -16,8 +17,10 @@ from masklet.errors import ConfigError
 from masklet.training.assets import AssetBank
 from masklet.training.curve import plot_log
 from masklet.training.datasets import VideoSequence, open_dataset
+from masklet.training.interrupts import interrupts
 from masklet.training.parallel import join_processes, leave_processes, local_device
 from masklet.training.recipe import Recipe, read_recipe
+from masklet.training.run_folder import RunFolder
 from masklet.training.trainer import RunSettings, Trainer
 
 _RECIPES = ("nano", "finetune")
@@ -30,6 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="train a model, or fine-tune a published one",
         description="Train as the SAM 2 paper does: simulated clicks, boxes and masks on images and video clips, "
         "synthetic ones by default. Run it again with the same --out to go on where it stopped. "
+        "Ctrl-C and SIGTERM save before they stop it. "
         "On several GPUs: torchrun --nproc-per-node=N -m masklet train ...",
     )
     parser.add_argument(
@@ -57,7 +61,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, or go on training, and say where the weights are."""
+    """Train, or go on training, and say where the weights are; 128 and its number if a signal ended it."""
+    _check(args)
     recipe = _recipe(args)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -72,23 +77,40 @@ def run(args: argparse.Namespace) -> int:
         device=device,
         precision=engine.dtype(),
         workers=workers,
-        save_every=max(1, args.save_every),
+        save_every=args.save_every,
         time_limit_s=args.time_limit_s,
     )
+    init = None if RunFolder(args.out, recipe.variant).has_state else args.init
     try:
         trainer = Trainer(
-            recipe, settings, assets=_assets(args), sequences=_sequences(args), processes=processes, init=args.init
+            recipe, settings, assets=_assets(args), sequences=_sequences(args), processes=processes, init=init
         )
         resumed = trainer.resume()
         if processes.leads:
-            print(_summary(recipe, settings, trainer.step if resumed else 0))
-        weights = trainer.run()
+            for change in trainer.changes:
+                print(f"not as before: {change}")
+            if args.init and not init:
+                print(f"{args.out} has a run to go on with: --init {args.init} is not used")
+            print(_summary(recipe, settings, trainer.step if resumed else 0), flush=True)
+        with interrupts(trainer.stop) as interrupt:
+            weights = trainer.run()
         if processes.leads:
             plot_log(args.out / "log.csv", args.out / "curve.png")
+            if trainer.step < recipe.steps:
+                print(f"stopped at step {trainer.step} of {recipe.steps}; the same command goes on")
             print(f"weights: {weights}\nserve them: masklet serve --variant {recipe.variant} --weights {weights}")
     finally:
         leave_processes(processes)
-    return 0
+    return 128 + interrupt.received if interrupt.received else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises ConfigError for numbers that make no sense."""
+    limits = (("threads", args.threads, 0), ("workers", args.workers, -1), ("save-every", args.save_every, 1),
+              ("time-limit-s", args.time_limit_s, 0))  # fmt: skip
+    for name, value, least in limits:
+        if not least <= value < math.inf:
+            raise ConfigError(f"--{name} is {value}, must be at least {least}", field=name)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:
@@ -113,5 +135,5 @@ def _summary(recipe: Recipe, settings: RunSettings, step: int) -> str:
     start = f"going on from step {step}" if step else "from step 0"
     return (
         f"training {recipe.variant} on {settings.device} in {str(settings.precision).removeprefix('torch.')}: "
-        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; a stop loses up to {settings.save_every} steps"
+        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; a crash loses up to {settings.save_every} steps"
     )

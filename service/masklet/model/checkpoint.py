@@ -81,10 +81,13 @@ def save_checkpoint(state: Mapping[str, Tensor], path: str | Path) -> None:
     part = file.with_name(f"{file.name}.part")
     tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     try:
+        part.touch()
+        mode = part.stat().st_mode  # safetensors writes for the owner alone, and services run as somebody else
         if file.suffix == ".safetensors":
             save_file(tensors, str(part), metadata={"format": "pt"})
         else:
             torch.save({"model": tensors}, part)
+        part.chmod(mode)
         os.replace(part, file)
     except (OSError, RuntimeError, SafetensorError) as error:
         part.unlink(missing_ok=True)

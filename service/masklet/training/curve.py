@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from masklet.errors import ConfigError
 from masklet.types import FloatArray
 
 _SIZE = (900, 420)
@@ -18,7 +19,15 @@ _SMOOTHED_OVER = 50
 
 
 def plot_log(log: Path, picture: Path) -> None:
-    """Draw loss (red, left scale) and IoU (blue, 0 to 1) over steps, smoothed; stages are marked."""
+    """Draw loss (red, left scale) and IoU (blue, 0 to 1) over steps, smoothed; stages are marked.
+
+    Nothing is drawn without a log of two steps or more.
+
+    Raises:
+        ConfigError: the picture cannot be written.
+    """
+    if not log.exists():
+        return
     with log.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
     if len(rows) < 2:
@@ -36,15 +45,20 @@ def plot_log(log: Path, picture: Path) -> None:
         draw.text((side, _MARGIN - 14), f"{name}", fill=colour)
         draw.text((side, _MARGIN), f"{top:.2g}", fill=colour)
         draw.text((side, _SIZE[1] - _MARGIN - 8), "0", fill=colour)
-    image.save(picture)
+    try:
+        image.save(picture)
+    except OSError as error:
+        raise ConfigError(f"{picture}: cannot be written: {error.strerror or error}", field="out") from error
 
 
 def _smooth(values: FloatArray) -> FloatArray:
-    """Running mean over the last steps."""
-    total = np.cumsum(np.insert(values.astype(np.float64), 0, 0.0))
+    """Running mean over the finite ones of the last steps; 0 where there is none."""
+    finite = np.isfinite(values)
+    total = np.cumsum(np.insert(np.where(finite, values, 0.0).astype(np.float64), 0, 0.0))
+    held = np.cumsum(np.insert(finite.astype(np.int64), 0, 0))
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - _SMOOTHED_OVER)
-    return np.asarray((total[ends] - total[starts]) / (ends - starts), np.float32)
+    return np.asarray((total[ends] - total[starts]) / np.maximum(1, held[ends] - held[starts]), np.float32)
 
 
 def _place(step: float, value: float, steps: FloatArray, top: float) -> tuple[float, float]:

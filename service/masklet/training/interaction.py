@@ -72,7 +72,7 @@ def draw_plan(random: np.random.Generator, frames: int, settings: InteractionSet
     corrections = {}
     if first is not FirstPrompt.MASK:
         corrections[0] = int(random.integers(0, settings.max_corrections + 1))
-    if frames > 1 and random.random() < settings.second_frame:
+    if frames > 1 and random.random() < settings.second_frame and settings.max_corrections:
         corrections[int(random.integers(1, frames))] = int(random.integers(1, settings.max_corrections + 1))
     return Plan(first, {frame: clicks for frame, clicks in corrections.items() if clicks})
 

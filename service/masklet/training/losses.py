@@ -43,7 +43,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Means over targets and predictions, each a scalar, before weighting; `iou` is the mean IoU of the best masks."""
+    """Means over targets and predictions, each a scalar, before weighting; `iou` is of the best masks."""
 
     focal: Tensor
     dice: Tensor
@@ -68,12 +68,15 @@ def compute_losses(predictions: Sequence[Prediction], weights: LossWeights) -> L
     candidates is. Where the target is absent only the object score is trained.
     """
     parts = [_losses_of(prediction, weights) for prediction in predictions]
-    means = torch.stack(parts).mean(dim=0)
-    return Losses(*means.unbind())
+    rows = torch.stack(parts)
+    focal, dice, predicted_iou, object_score, _, _ = rows.mean(dim=0).unbind()
+    iou, present = rows[:, 4], rows[:, 5]
+    iou = (iou * present).sum() / present.sum().clamp(min=1)  # where there is nothing to find, there is no IoU
+    return Losses(focal, dice, predicted_iou, object_score, iou)
 
 
 def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:
-    """[5] in the order of `Losses`."""
+    """[6] in the order of `Losses`, then how many targets are present."""
     present = prediction.truth.flatten(1).any(dim=1).float()
     truth = prediction.truth.float()[:, None]
     logits = resize(prediction.logits, truth.shape[-1])
@@ -81,14 +84,14 @@ def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:
     with torch.no_grad():
         best = (weights.focal * focal + weights.dice * dice).argmin(dim=1, keepdim=True)
         iou = mask_iou(logits > 0, prediction.truth[:, None])
-    rows = present.sum().clamp(min=1)
     return torch.stack(
         [
             (focal.gather(1, best)[:, 0] * present).sum() / len(present),
             (dice.gather(1, best)[:, 0] * present).sum() / len(present),
             ((prediction.predicted_iou - iou).abs().mean(dim=1) * present).sum() / len(present),
             F.binary_cross_entropy_with_logits(prediction.object_score, present),
-            (iou.gather(1, best)[:, 0] * present).sum() / rows,
+            (iou.gather(1, best)[:, 0] * present).sum() / present.sum().clamp(min=1),
+            present.sum(),
         ]
     )
 

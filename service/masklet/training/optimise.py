@@ -106,6 +106,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return stage.learning_rate * rise * (settings.final_share + (1 - settings.final_share) * cosine)
 
 
+def restore_optimiser(optimiser: Optimiser, state: Mapping[str, Any]) -> None:
+    """Take over a state's moments; rates, decay and betas stay as they were set.
+
+    Raises:
+        KeyError, ValueError: the state is of another optimiser.
+    """
+    kept = [{k: v for k, v in group.items() if k != "params"} for group in optimiser.param_groups]
+    optimiser.load_state_dict(dict(state))
+    for group, settings in zip(optimiser.param_groups, kept, strict=True):
+        group.update(settings)
+
+
 def set_learning_rate(optimiser: Optimiser, rate: float) -> None:
     """Each group gets its share."""
     for group in optimiser.param_groups:

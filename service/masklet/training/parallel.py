@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from masklet.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -29,9 +31,15 @@ class Processes:
 
 
 def join_processes(device: torch.device) -> Processes:
-    """Meet the processes that `torchrun` started; alone if it did not."""
-    if "WORLD_SIZE" not in os.environ:
+    """Meet the processes that `torchrun` started; alone if it did not.
+
+    Raises:
+        ConfigError: the environment speaks of several processes, but not of which this is.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1" and "RANK" not in os.environ:
         return Processes()
+    if missing := [name for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise ConfigError(f"several processes are started by torchrun, which sets {', '.join(missing)}")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return Processes(dist.get_rank(), dist.get_world_size())
@@ -65,6 +73,16 @@ def average_scalars(values: Tensor, processes: Processes) -> Tensor:
         dist.all_reduce(values)
         values = values / processes.count
     return values
+
+
+def gather_scalars(value: int, device: torch.device, processes: Processes) -> list[int]:
+    """Every process's value, by rank."""
+    if processes.count == 1:
+        return [value]
+    mine = torch.tensor([value], device=device)
+    found = [torch.zeros_like(mine) for _ in range(processes.count)]
+    dist.all_gather(found, mine)
+    return [int(each) for each in found]
 
 
 def local_device(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +14,9 @@ from masklet.training.interaction import InteractionSettings
 from masklet.training.losses import LossWeights
 from masklet.training.recipe_changes import changed
 from masklet.training.scene import SyntheticSettings
+
+MAX_SEED = 1_000_000
+"""Of a recipe: seeds of clips and clicks are made of it and the step, within 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,8 @@ class Stage:
         Raises:
             ConfigError: a setting the generator does not have, or a senseless value.
         """
-        known = {entry.name for entry in fields(SyntheticSettings)} - {"frames", "size"}
-        for key in self.synthetic:
-            if key not in known:
-                raise ConfigError(f"unknown key synthetic.{key}; known: {', '.join(sorted(known))}", field="synthetic")
-        return SyntheticSettings(frames=frames, size=(self.size, self.size), **self.synthetic)
+        given = _checked(SyntheticSettings, self.synthetic, "synthetic", without=("frames", "size"))
+        return SyntheticSettings(frames=frames, size=(self.size, self.size), **given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class OptimiserSettings:
         weight_decay: of matrices; vectors, norms and embeddings have none.
         beta2: of AdamW; beta1 is 0.9.
         layer_decay: each trunk block learns this much slower than the one after it.
-        warmup_steps: linear rise of the learning rate, also after every resume-free change of stage.
+        warmup_steps: linear rise of the learning rate at the start of the run.
         final_share: the cosine ends at this share of the peak.
         clip_norm: gradients are scaled down to this norm.
         ema_decay: of the averaged weights, which are the ones kept in the end.
@@ -173,13 +174,22 @@ def check_recipe(recipe: Recipe) -> None:
         _require(spans, f"{where}.span", stage.span, f"0 or at least its frames ({stage.frames})")
         for name in ("image_share", "real_share", "procedural_share"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
-    odds = recipe.interaction
-    _require(0 <= odds.click + odds.box <= 1, "interaction.click + interaction.box", odds.click + odds.box, "at most 1")
-    _require(odds.click + odds.box > 0, "interaction.click + interaction.box", 0, "above 0")
+    odds, optimiser, losses = recipe.interaction, recipe.optimiser, recipe.losses
+    _require(0 <= recipe.seed <= MAX_SEED, "seed", recipe.seed, f"from 0 to {MAX_SEED}")
+    for name in ("click", "box", "second_frame", "box_noise"):
+        _require(0 <= getattr(odds, name) <= 1, f"interaction.{name}", getattr(odds, name), "from 0 to 1")
+    _require(0 < odds.click + odds.box <= 1, "interaction.click + interaction.box", odds.click + odds.box,
+             "above 0 and at most 1")  # fmt: skip
     _require(odds.max_corrections >= 0, "interaction.max_corrections", odds.max_corrections, "at least 0")
-    _require(
-        0 <= recipe.optimiser.ema_decay < 1, "optimiser.ema_decay", recipe.optimiser.ema_decay, "from 0 to below 1"
-    )
+    for name in ("focal", "dice", "predicted_iou", "object_score"):
+        _require(getattr(losses, name) >= 0, f"losses.{name}", getattr(losses, name), "at least 0")
+    for name in ("beta2", "ema_decay"):
+        _require(0 <= getattr(optimiser, name) < 1, f"optimiser.{name}", getattr(optimiser, name), "from 0 to below 1")
+    for name in ("weight_decay", "warmup_steps"):
+        _require(getattr(optimiser, name) >= 0, f"optimiser.{name}", getattr(optimiser, name), "at least 0")
+    _require(0 < optimiser.layer_decay <= 1, "optimiser.layer_decay", optimiser.layer_decay, "above 0 and at most 1")
+    _require(0 <= optimiser.final_share <= 1, "optimiser.final_share", optimiser.final_share, "from 0 to 1")
+    _require(optimiser.clip_norm > 0, "optimiser.clip_norm", optimiser.clip_norm, "above 0")
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
@@ -189,9 +199,18 @@ def _require(holds: bool, name: str, value: object, expected: str) -> None:
 
 def _typed(kind: type, table: object, where: str) -> Any:
     """A dataclass from a table, strictly: no unknown keys, numbers where numbers are due."""
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} must be a table", field=where)
-    known = {entry.name: entry for entry in fields(kind)}
+    values = _checked(kind, table, where)
+    missing = [n for n in ("steps", "frames", "size", "clips") if kind is Stage and n not in values]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}", field=where)
+    return kind(**values)
+
+
+def _checked(kind: type, table: object, where: str, *, without: Sequence[str] = ()) -> Mapping[str, Any]:
+    """The table, if all its keys are fields of `kind` but `without`, and of their types."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} is {table!r}, but must be a table", field=where)
+    known = {entry.name: entry for entry in fields(kind) if entry.name not in without}
     prefix = f"{where}." if where else ""
     for key, value in table.items():
         if key not in known:
@@ -200,7 +219,6 @@ def _typed(kind: type, table: object, where: str) -> Any:
         right = {"int": int, "float": int | float, "str": str, "bool": bool}.get(wanted)
         if right is not None and (not isinstance(value, right) or isinstance(value, bool) != (wanted == "bool")):
             raise ConfigError(f"{prefix}{key} is {value!r}, but must be of type {wanted}", field=f"{prefix}{key}")
-    missing = [n for n in ("steps", "frames", "size", "clips") if kind is Stage and n not in table]
-    if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}", field=where)
-    return kind(**table)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{prefix}{key} is {value}, but must be finite", field=f"{prefix}{key}")
+    return table

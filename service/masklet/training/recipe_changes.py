@@ -9,6 +9,8 @@ from typing import Any
 
 from masklet.errors import ConfigError
 
+_ABSENT = "(none)"
+
 
 def changed(content: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """A recipe's TOML with some values replaced.
@@ -27,6 +29,23 @@ def changed(content: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any
             raise ConfigError(f"--set is {change}, must be KEY=VALUE, for example stages.0.size=512", field=path)
         _set(result, path.strip().split("."), _value(value.strip()), change)
     return result
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What `new` has otherwise than `old`, both recipes as plain tables: like "stages.0.size 256 -> 512"."""
+    before, after = _flat(old), _flat(new)
+    names = [name for name in {**before, **after} if before.get(name, _ABSENT) != after.get(name, _ABSENT)]
+    return [f"{name} {before.get(name, _ABSENT)} -> {after.get(name, _ABSENT)}" for name in names]
+
+
+def _flat(table: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(table, Mapping):
+        items: Any = table.items()
+    elif isinstance(table, list | tuple):
+        items = enumerate(table)
+    else:
+        return {prefix.removesuffix("."): table}
+    return {name: value for key, inner in items for name, value in _flat(inner, f"{prefix}{key}.").items()}
 
 
 def _set(table: Any, path: list[str], value: object, change: str) -> None:

@@ -18,6 +18,12 @@ from masklet.types import Size
 _SMALLEST_SIDE_PX = 32
 
 
+_PROBABILITIES = (
+    "film", "regions", "distractor", "occluder", "excursion", "wobble", "limbs", "part", "skin", "shadow",
+    "motion_blur",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class SyntheticSettings:
     """What is drawn, and how often.
@@ -62,7 +68,8 @@ class SyntheticSettings:
         """Check the ranges.
 
         Raises:
-            ConfigError: frames or max_objects below 1, a side below 32 pixels, or shares out of order.
+            ConfigError: frames or max_objects below 1, a side below 32 pixels, shares out of order, or a probability
+                that is none.
         """
         if self.frames < 1 or self.max_objects < 1:
             raise ConfigError(f"need frames >= 1 and max_objects >= 1, not {self.frames} and {self.max_objects}")
@@ -70,6 +77,9 @@ class SyntheticSettings:
             raise ConfigError(f"a frame of {self.size} is too small: both sides need {_SMALLEST_SIDE_PX} pixels")
         if not 0 < self.min_share <= self.max_share < 1:
             raise ConfigError(f"need 0 < min_share <= max_share < 1, not {self.min_share} and {self.max_share}")
+        for name in _PROBABILITIES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, but must be from 0 to 1", field=name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

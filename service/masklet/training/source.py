@@ -5,6 +5,7 @@ Nothing is drawn from a state that runs along, so a resumed run sees the very cl
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -167,3 +168,4 @@ class _Faults(Dataset[StepInput | DatasetError]):
 
 def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the process that trains ends this one

@@ -46,5 +46,6 @@ class SyntheticVideo:
                 return None
             pictures[frame] = look.taken(random, canvas, frame)
         areas = masks.sum(axis=(2, 3))
-        seen = [i for i in np.argsort(-areas[0]) if areas[:, i].max() >= _MIN_VISIBLE_PX]
+        visible_px = min(_MIN_VISIBLE_PX, _MIN_SHARE * size[0] * size[1])
+        seen = [i for i in np.argsort(-areas[0]) if areas[:, i].max() >= visible_px]
         return Clip(pictures, masks[:, seen])

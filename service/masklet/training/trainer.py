@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,23 +16,27 @@ from tqdm import tqdm
 
 from masklet.errors import ConfigError, WeightsError
 from masklet.model import SAM2, variant_config
-from masklet.model.checkpoint import load_weights, save_checkpoint
+from masklet.model.checkpoint import load_weights
 from masklet.training.assets import AssetBank
 from masklet.training.datasets import VideoSequence
 from masklet.training.initial import initialise
 from masklet.training.losses import Losses, compute_losses
-from masklet.training.optimise import AveragedWeights, clip_gradients, learning_rate, make_optimiser, set_learning_rate
-from masklet.training.parallel import Processes, average_gradients, average_scalars
+from masklet.training.optimise import (
+    AveragedWeights,
+    clip_gradients,
+    learning_rate,
+    make_optimiser,
+    restore_optimiser,
+    set_learning_rate,
+)
+from masklet.training.parallel import Processes, average_gradients, average_scalars, gather_scalars
 from masklet.training.recipe import Recipe, Stage
+from masklet.training.recipe_changes import differences
+from masklet.training.run_folder import LOG_COLUMNS, RunFolder
 from masklet.training.source import StepInput, StepSource, load_steps
 from masklet.training.unroll import Unroll
 
-LOG_COLUMNS = (
-    "step", "stage", "frames", "size", "learning_rate", "loss", "focal", "dice", "predicted_iou", "object_score", "iou",
-    "gradient_norm", "seconds",
-)  # fmt: skip
-_STATE_FILE = "state.pt"
-_LOG_FILE = "log.csv"
+_SKIPPED_AT_MOST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,12 @@ class RunSettings:
 
 
 class Trainer:
-    """One process of one run."""
+    """One process of one run.
+
+    Attributes:
+        step: optimiser steps done.
+        changes: values of the recipe that are not those of the state it went on from, like "seed 0 -> 7".
+    """
 
     def __init__(
         self,
@@ -76,7 +85,13 @@ class Trainer:
         self.processes = processes or Processes()
         self.source = StepSource(recipe, assets, sequences, self.processes)
         self.step = 0
+        self.changes: tuple[str, ...] = ()
+        self._folder = RunFolder(settings.folder, recipe.variant)
         self._stage = -1
+        self._skipped = 0
+        self._deadline_s = math.inf
+        self._stopping = False
+        self._ends = False
         self.network = SAM2(variant_config(recipe.variant)).train()
         if init is None:
             initialise(self.network, recipe.seed)
@@ -87,13 +102,19 @@ class Trainer:
         self.average = AveragedWeights(self.network.state_dict(), recipe.optimiser.ema_decay)
 
     def run(self) -> Path:
-        """Train to the end of the recipe, or to the time limit.
+        """Train to the end of the recipe, to the time limit, or until told to `stop`.
 
         Returns:
             The file of the averaged weights.
+
+        Raises:
+            ConfigError: a file cannot be written, or the loss is not finite any more.
+            DatasetError: a video cannot be read.
         """
-        self.settings.folder.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
+        if self.processes.leads:
+            self._folder.make()
+        if self.settings.time_limit_s:
+            self._deadline_s = time.monotonic() + self.settings.time_limit_s
         steps = load_steps(self.source, first=self.step, last=self.recipe.steps, workers=self.settings.workers)
         shown = self.settings.progress and self.processes.leads
         with tqdm(total=self.recipe.steps, initial=self.step, disable=not shown, unit="step", smoothing=0.1) as bar:
@@ -101,12 +122,18 @@ class Trainer:
                 row = self.train_step(step_input)
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['iou']:.3f}", refresh=False)
-                self._log(row)
+                if self.processes.leads:
+                    self._folder.log(row)
+                self._check_finite()
+                if self._ends:
+                    break
                 if self.step % self.settings.save_every == 0:
                     self.save()
-                if self.settings.time_limit_s and time.monotonic() - started > self.settings.time_limit_s:
-                    break
         return self.save()
+
+    def stop(self) -> None:
+        """Let `run` end after this step or the next, in all processes; for signal handlers and other threads."""
+        self._stopping = True
 
     def train_step(self, step_input: StepInput) -> dict[str, Any]:
         """One optimiser step; its row of the log."""
@@ -116,24 +143,33 @@ class Trainer:
             self._enter(index, stage)
         rate = learning_rate(self.recipe, self.step)
         set_learning_rate(self.optimiser, rate)
-        losses = self._backward(step_input)
+        *losses, ends = self._backward(step_input).tolist()
+        self._ends = ends > 0
         average_gradients(self.network.parameters(), self.processes)
         norm = clip_gradients(self.network.parameters(), self.recipe.optimiser.clip_norm)
         if bool(torch.isfinite(norm)):  # a step that overflowed teaches nothing and must not spoil the weights
             self.optimiser.step()
             self.average.update(self.network.state_dict(), self.step)
+            self._skipped = 0
+        else:
+            self._skipped += 1
         self.optimiser.zero_grad(set_to_none=True)
         self.step += 1
         frames = len(step_input.batch.frames)
-        values = [self.step, index, frames, stage.size, rate, *losses.tolist(), float(norm)]
+        values = [self.step, index, frames, stage.size, rate, *losses, float(norm)]
         return dict(zip(LOG_COLUMNS, [*values, time.perf_counter() - started], strict=True))
 
     def _backward(self, step_input: StepInput) -> Tensor:
-        """[6]: the loss and its parts, means over all processes."""
+        """[7]: the loss and its parts, means over all processes; last, above 0 if one of them wants to end now.
+
+        All end after the same step, so that none waits for gradients of another that has left.
+        """
+        ends = self._stopping or time.monotonic() > self._deadline_s
         losses = self.losses(step_input)
         total = losses.total(self.recipe.losses_at(self.step))
         total.backward()
-        parts = (total, losses.focal, losses.dice, losses.predicted_iou, losses.object_score, losses.iou)
+        parts = [total, losses.focal, losses.dice, losses.predicted_iou, losses.object_score, losses.iou]
+        parts.append(torch.tensor(float(ends), device=total.device))
         return average_scalars(torch.stack([part.detach().float() for part in parts]), self.processes)
 
     def losses(self, step_input: StepInput) -> Losses:
@@ -147,8 +183,16 @@ class Trainer:
         return compute_losses(predictions, self.recipe.losses_at(self.step))
 
     def save(self) -> Path:
-        """Write the run's state and its averaged weights, each replaced atomically; the weights' file."""
-        weights = self.settings.folder / f"{self.recipe.variant}.safetensors"
+        """Write the run's state and its averaged weights, each replaced atomically; the weights' file.
+
+        Raises:
+            ConfigError: they cannot be written, or are not finite.
+        """
+        if not all(bool(torch.isfinite(value).all()) for value in self.average.state.values()):
+            raise ConfigError(
+                f"weights are not finite any more at step {self.step}, and not saved: a lower learning_rate may help",
+                field="learning_rate",
+            )
         if self.processes.leads:
             state = {
                 "recipe": asdict(self.recipe),
@@ -157,63 +201,56 @@ class Trainer:
                 "average": self.average.state,
                 "optimiser": self.optimiser.state_dict(),
             }
-            part = self.settings.folder / f"{_STATE_FILE}.part"
-            torch.save(state, part)
-            part.replace(self.settings.folder / _STATE_FILE)
-            save_checkpoint(self.average.state, weights)
-        return weights
+            self._folder.save(state, self.average.state)
+        return self._folder.weights
 
     def resume(self) -> bool:
-        """Go on from the folder's last state, if it has one.
+        """Go on from the folder's last state, if it has one; else make it this run's.
 
         Raises:
             WeightsError: the state is damaged, or of another variant.
-        ConfigError: the state is of a longer run, or of another optimiser.
+            ConfigError: the state is of a longer run, of another optimiser, or not the same for all processes; the
+                folder holds what a new run would replace.
         """
-        file = self.settings.folder / _STATE_FILE
-        if not file.exists():
-            return False
-        try:
-            state = torch.load(file, map_location=self.settings.device, weights_only=True)
-            variant, step = state["recipe"]["variant"], int(state["step"])
-        except Exception as error:  # a damaged file can raise almost anything from inside the parser
-            raise WeightsError(f"{file} is not the state of a training run: {error}") from error
+        found = self._folder.has_state
+        if found:
+            self._restore(self._folder.load(self.settings.device))
+        elif self.processes.leads:
+            self._folder.claim()
+        steps = gather_scalars(self.step, self.settings.device, self.processes)
+        if other := next((rank for rank, step in enumerate(steps) if step != steps[0]), 0):
+            raise ConfigError(
+                f"process {other} is at step {steps[other]}, process 0 at step {steps[0]}: all need the same folder",
+                field="out",
+            )
+        return found
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        variant, step, file = state["recipe"]["variant"], int(state["step"]), self.settings.folder
         if variant != self.recipe.variant:
-            raise WeightsError(f"{file} is of variant {variant}, the recipe is for {self.recipe.variant}")
+            raise WeightsError(f"the run in {file} is of variant {variant}, the recipe is for {self.recipe.variant}")
         if step > self.recipe.steps:
-            raise ConfigError(f"{file} is at step {step}, the recipe has only {self.recipe.steps} steps")
+            raise ConfigError(f"the run in {file} is at step {step}, the recipe has only {self.recipe.steps} steps")
         self.network.load_state_dict(state["network"])
         self.average.state = state["average"]
         try:
-            self.optimiser.load_state_dict(state["optimiser"])
+            restore_optimiser(self.optimiser, state["optimiser"])
         except (KeyError, ValueError) as error:
-            raise ConfigError(f"{file} is of a run with other optimiser settings: {error}") from error
+            raise ConfigError(f"the run in {file} has other optimiser settings: {error}") from error
         self.step = step
-        self._cut_log()
-        return True
+        self.changes = tuple(differences(state["recipe"], asdict(self.recipe)))
+        if self.processes.leads:
+            self._folder.cut_log(step)
+
+    def _check_finite(self) -> None:
+        if self._skipped >= _SKIPPED_AT_MOST:
+            raise ConfigError(
+                f"gradients have not been finite since step {self.step - self._skipped}, so nothing is learnt: "
+                "a lower learning_rate may help",
+                field="learning_rate",
+            )
 
     def _enter(self, index: int, stage: Stage) -> None:
         """A stage may have another input size: same weights, other position tables."""
         self.network.set_input_size(stage.size)
         self._stage = index
-
-    def _log(self, row: dict[str, Any]) -> None:
-        if not self.processes.leads:
-            return
-        file = self.settings.folder / _LOG_FILE
-        new = not file.exists()
-        with file.open("a", newline="") as opened:
-            writer = csv.DictWriter(opened, LOG_COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-
-    def _cut_log(self) -> None:
-        """Drop rows after the state that training goes on from."""
-        file = self.settings.folder / _LOG_FILE
-        if self.processes.leads and file.exists():
-            with file.open(newline="") as opened:
-                rows = [row for row in csv.DictReader(opened) if int(row["step"]) <= self.step]
-            file.unlink()
-            for row in rows:
-                self._log(row)
