@@ -93,3 +93,17 @@ def _running(log: str) -> list[str]:
     """Processes that still write to `log`."""
     links = Path("/proc").glob("[0-9]*/fd/1")
     return [str(link) for link in links if link.exists() and str(link.resolve()) == log]
+
+
+def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert main(["demo", "--backend", "fake", "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --out is {tmp_path / 'file'}, which cannot be made")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "clip.mp4").symlink_to("/dev/full")
+    assert main(["demo", "--backend", "fake", "--frames", "2", "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {tmp_path / 'clip.mp4'}: cannot be written: No space left on device\n"

@@ -103,3 +103,21 @@ def test_video_file_pads_odd_sizes_and_keeps_every_frame(tmp_path: Path, size: t
 def test_file_name_without_a_video_format_is_named(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"out.xyz: cannot be written as video .*\.mp4"):
         VideoFile(tmp_path / "out.xyz", (8, 8), Fraction(1))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("frames", [1, 200])
+def test_a_full_disk_is_one_error_and_no_crash(tmp_path: Path, frames: int) -> None:
+    (tmp_path / "out.mp4").symlink_to("/dev/full")
+    noise = np.random.default_rng(0)
+    with (
+        pytest.raises(CommandError, match=r"out\.mp4: cannot be written: No space left"),
+        VideoFile(tmp_path / "out.mp4", (240, 320), Fraction(8)) as file,
+    ):
+        for _ in range(frames):
+            file.write(noise.integers(0, 256, (240, 320, 3), dtype=np.uint8))
+
+
+def test_leaving_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), VideoFile(tmp_path / "out.mp4", (8, 8), Fraction(8)):
+        raise KeyboardInterrupt

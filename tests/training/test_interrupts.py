@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 
@@ -27,3 +28,16 @@ def test_a_second_signal_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(KeyboardInterrupt), interrupts(lambda: None):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+
+
+def test_in_another_thread_nothing_is_handled() -> None:
+    handlers: list[object] = []
+
+    def inside() -> None:
+        with interrupts(lambda: None):
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]

@@ -23,6 +23,7 @@ from masklet.training.clip import Clip
 from masklet.training.showcase import synthesize
 from masklet.types import MaskArray, ModelDescription, Prompt, Size
 from masklet_client.client import connect
+from masklet_client.command_error import CommandError
 from masklet_client.events import Result
 from masklet_client.overlay import draw_masks
 from masklet_client.serving import wait_until_serving
@@ -68,10 +69,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; raises ConfigError or whatever the server or client raises."""
+    try:
+        return _run(args)
+    except CommandError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _run(args: argparse.Namespace) -> int:
     size = _size(args.size)
     if args.frames < 1:
         raise ConfigError(f"--frames is {args.frames}, must be at least 1")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out is {args.out}, which cannot be made: {error.strerror}") from error
     _say(f"1/4 drawing {args.frames} frames of {args.size} with {_OBJECTS} objects (seconds)")
     clip = synthesize(_SEED, frames=args.frames, size=size, objects=_OBJECTS)
     with VideoFile(args.out / "clip.mp4", size, _RATE) as video:

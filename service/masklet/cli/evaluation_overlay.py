@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Self
@@ -20,7 +22,11 @@ _RATE = Fraction(8)
 
 
 class OverlayFiles:
-    """One video per run (sequence, or object and pass); leaving the `with` block finishes the last one."""
+    """One video per run (sequence, or object and pass); leaving the `with` block finishes the last one.
+
+    Raises:
+        ConfigError: on leaving, if the last one cannot be finished and nothing else went wrong.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Nothing is written before something is shown."""
@@ -31,8 +37,9 @@ class OverlayFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._finish()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        with nullcontext() if error is None else suppress(ConfigError):
+            self._finish()
 
     def show(self, view: View) -> None:
         """Append one frame: the answer on the left, the truth (or the bare frame) on the right.
@@ -47,19 +54,27 @@ class OverlayFiles:
             draw_masks(view.image, truth, note="not annotated" if view.truth is None else "truth"),
         )
         picture: ImageArray = np.concatenate(sides, axis=1)
-        self._file_of(view.run, picture).write(picture)
-
-    def _file_of(self, run: str, picture: ImageArray) -> VideoFile:
-        if self._file is None or run != self._run:
+        if self._file is None or view.run != self._run:
             self._finish()
-            path = self._folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run)}.mp4"
-            try:
-                self._file, self._run = VideoFile(path, (picture.shape[0], picture.shape[1]), _RATE), run
-            except CommandError as error:
-                raise ConfigError(str(error)) from error
-        return self._file
+            self._file, self._run = self._begun(view.run, picture), view.run
+        with _reported():
+            self._file.write(picture)
+
+    def _begun(self, run: str, picture: ImageArray) -> VideoFile:
+        path = self._folder / f"{re.sub(r'[^A-Za-z0-9._-]', '_', run)}.mp4"
+        with _reported():
+            return VideoFile(path, (picture.shape[0], picture.shape[1]), _RATE)
 
     def _finish(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with _reported():
+                self._file.close()
             self._file = None
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except CommandError as error:
+        raise ConfigError(str(error)) from error

@@ -16,7 +16,7 @@ from masklet.engine.settings import EngineSettings
 from masklet.errors import ConfigError
 from masklet.training.assets import AssetBank
 from masklet.training.curve import plot_log
-from masklet.training.datasets import VideoSequence, open_dataset
+from masklet.training.datasets import KINDS, VideoSequence, open_dataset
 from masklet.training.interrupts import interrupts
 from masklet.training.parallel import join_processes, leave_processes, local_device
 from masklet.training.recipe import Recipe, read_recipe
@@ -48,6 +48,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--init", type=Path, metavar="FILE", help="checkpoint to start from (default: random weights)")
     parser.add_argument("--data", type=Path, action="append", default=[], metavar="DIR",
                         help="annotated videos: DAVIS, YouTube-VOS or SA-V layout; may be given again")  # fmt: skip
+    parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="of the --data (default: %(default)s)")
+    parser.add_argument("--split", default="", metavar="NAME", help="of all --data, for example train (default: all)")
     parser.add_argument("--assets", type=Path, action="append", default=[], metavar="DIR",
                         help="pictures, cut-outs and clips that synthetic video is composed of")  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: auto)")
@@ -92,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             if args.init and not init:
                 print(f"{args.out} has a run to go on with: --init {args.init} is not used")
             print(_summary(recipe, settings, trainer.step if resumed else 0), flush=True)
+            for note in trainer.source.notes():
+                print(note, flush=True)
         with interrupts(trainer.stop) as interrupt:
             weights = trainer.run()
         if processes.leads:
@@ -125,7 +129,9 @@ def _assets(args: argparse.Namespace) -> AssetBank:
 
 
 def _sequences(args: argparse.Namespace) -> list[VideoSequence]:
-    sequences = [sequence for folder in args.data for sequence in open_dataset(folder)]
+    sequences = [
+        sequence for folder in args.data for sequence in open_dataset(folder, kind=args.kind, split=args.split)
+    ]
     if args.data and not sequences:
         raise ConfigError(f"no annotated video in {', '.join(map(str, args.data))}", field="data")
     return sequences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ def interrupts(stop: Callable[[], None]) -> Iterator[Interrupts]:
     """Within the block, the first SIGINT or SIGTERM calls `stop`; one more, later than its echo, is carried out.
 
     torchrun hands its own signals on to processes that had them from the terminal already: for two seconds they count
-    once. For the main thread only.
+    once. In other threads than the main one signals cannot be handled, and nothing happens.
     """
     found, first_s = Interrupts(), 0.0
 
@@ -42,6 +43,9 @@ def interrupts(stop: Callable[[], None]) -> Iterator[Interrupts]:
                 signal.signal(each, handler)
             signal.raise_signal(number)
 
+    if threading.current_thread() is not threading.main_thread():
+        yield found
+        return
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
         yield found

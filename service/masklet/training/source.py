@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from masklet.errors import DatasetError
 from masklet.training.assets import AssetBank
@@ -40,8 +41,12 @@ class StepInput:
 class StepSource(Dataset[StepInput]):
     """Steps by index.
 
+    A clip of a real video comes from those with enough annotated frames for it, each as likely as the others. How many
+    they have is looked up once, here. A synthetic clip takes the place of a real one only if videos show no object on
+    any of 20 stretches in a row.
+
     Raises:
-        DatasetError: there are videos, but all are too short for the recipe.
+        DatasetError: there are videos, but all are too short for the recipe; or one cannot be read.
     """
 
     def __init__(
@@ -51,10 +56,20 @@ class StepSource(Dataset[StepInput]):
         self.assets = assets
         self.sequences = sequences
         self.processes = processes
-        _check_lengths(recipe, sequences)
+        self._long_enough = _by_length(recipe, sequences, shown=processes.leads)
 
     def __len__(self) -> int:
         return self.recipe.steps
+
+    def notes(self) -> list[str]:
+        """For people, a line for each length of clips that some videos are too short for: how many are passed over."""
+        total = len(self.sequences)
+        return [
+            f"{total - len(enough)} of {total} videos have fewer than {frames} annotated frames and are passed over"
+            f" for clips of {frames}"
+            for frames, enough in self._long_enough.items()
+            if len(enough) < total
+        ]
 
     def __getitem__(self, step: int) -> StepInput:
         """The input of a step."""
@@ -83,15 +98,14 @@ class StepSource(Dataset[StepInput]):
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
-        """A stretch of a real video, augmented; drawn again if nothing is left to see on its first frame.
+        """A stretch of a real video that is long enough, augmented; drawn again if its first frame shows nothing then.
 
-        Videos with fewer annotated frames are passed over.
+        A synthetic clip after so many tries in vain: of data whose objects hardly ever show, or are tiny.
         """
+        enough = self._long_enough[frames]
         for _ in range(_TRIES):
-            sequence = self.sequences[int(random.integers(len(self.sequences)))]
+            sequence = enough[int(random.integers(len(enough)))]
             annotated = len(sequence.annotated_frames)
-            if annotated < frames:
-                continue
             stride = int(random.integers(1, 4)) if frames > 1 else 1
             stride = max(1, min(stride, (annotated - 1) // max(1, frames - 1)))
             start = int(random.integers(0, annotated - stride * (frames - 1)))
@@ -102,18 +116,38 @@ class StepSource(Dataset[StepInput]):
         return self._synthetic_clip(stage, frames, seed, random)
 
 
-def _check_lengths(recipe: Recipe, sequences: Sequence[VideoSequence]) -> None:
-    """Some video must be long enough for the longest clips wanted of them, or synthetic ones would take their place."""
-    wanted = max((stage.frames for stage in recipe.stages if stage.real_share > 0), default=0)
-    longest = 0
-    for sequence in sequences:
-        longest = max(longest, len(sequence.annotated_frames))
-        if longest >= wanted:
-            return
-    if sequences:
+def _by_length(
+    recipe: Recipe, sequences: Sequence[VideoSequence], *, shown: bool
+) -> dict[int, tuple[VideoSequence, ...]]:
+    """By the length of real clips that the recipe wants, rising: the videos with so many annotated frames.
+
+    Args:
+        recipe: says which lengths.
+        sequences: all there are.
+        shown: show a progress bar if it takes long: some datasets say in a large file for each video.
+
+    Raises:
+        DatasetError: there are videos, but none long enough, so that synthetic ones would take their place.
+    """
+    lengths = sorted({frames for stage in recipe.stages for frames in _real_lengths(stage)})
+    if not sequences or not lengths:
+        return {}
+    looked_at = tqdm(sequences, "lengths of videos", delay=2, leave=False, unit="video", disable=not shown)
+    annotated = [len(sequence.annotated_frames) for sequence in looked_at]
+    if max(annotated) < lengths[-1]:
         raise DatasetError(
-            f"the recipe wants clips of {wanted} annotated frames, the longest of {len(sequences)} videos has {longest}"
+            f"the recipe wants clips of {lengths[-1]} annotated frames, the longest of {len(sequences)} videos has"
+            f" {max(annotated)}"
         )
+    counted = list(zip(sequences, annotated, strict=True))
+    return {frames: tuple(one for one, count in counted if count >= frames) for frames in lengths}
+
+
+def _real_lengths(stage: Stage) -> set[int]:
+    """The numbers of frames of the real clips that a stage may draw."""
+    if not stage.real_share:
+        return set()
+    return {stage.frames, 1} if stage.image_share else {stage.frames}
 
 
 def _shows(clip: Clip) -> bool:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from masklet.errors import DatasetError
-from masklet.training.datasets.stills import FRAME_SUFFIXES, read_annotation, read_frame, still_size
+from masklet.training.datasets.stills import (
+    FRAME_SUFFIXES,
+    are_binary,
+    read_annotation,
+    read_binary_annotation,
+    read_frame,
+    still_size,
+)
 from masklet.types import ImageArray, MaskArray, Size
 
 
@@ -19,18 +27,28 @@ class FolderSequence:
         frames: folder of frames, in the order of their names.
         annotations: folder of annotations, of some or all frames.
         object_ids: the ids; None: those in all annotations, read when first asked for.
+        may_be_binary: annotations of nothing but 0 and 255 show one object, 1; else 255 is void. Which it is, the first
+            annotation that shows anything says.
 
     Raises:
         DatasetError: no frames, no annotations, or an annotation without its frame.
     """
 
-    def __init__(self, frames: Path, annotations: Path, *, object_ids: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        frames: Path,
+        annotations: Path,
+        *,
+        object_ids: tuple[int, ...] | None = None,
+        may_be_binary: bool = False,
+    ) -> None:
         if annotations.is_dir() and not frames.is_dir():
             raise DatasetError(f"{annotations} has no frames: there is no folder {frames}")
         self._frames = frames_in(frames)
         self.name = frames.name
         self._annotations = place_by_frame(self._frames, annotations)
         self._ids = object_ids
+        self._may_be_binary = may_be_binary
         self._size: Size | None = None
 
     @property
@@ -49,7 +67,7 @@ class FolderSequence:
     def object_ids(self) -> tuple[int, ...]:
         """The ids, rising. Raises DatasetError if no annotation has any."""
         if self._ids is None:
-            self._ids = ids_in(self._annotations.values(), self.size)
+            self._ids = (1,) if self._binary else ids_in(self._annotations.values(), self.size)
         return self._ids
 
     @property
@@ -65,8 +83,13 @@ class FolderSequence:
         """[N, H, W] bool, or None."""
         if index not in self._annotations:
             return None
-        labels = read_annotation(self._annotations[index], self.size)
+        read = read_binary_annotation if self._binary else read_annotation
+        labels = read(self._annotations[index], self.size)
         return np.stack([labels == object_id for object_id in self.object_ids])
+
+    @cached_property
+    def _binary(self) -> bool:
+        return self._may_be_binary and are_binary(self._annotations.values(), self.size)
 
 
 def ids_in(annotations: Iterable[Path], size: Size) -> tuple[int, ...]:

@@ -80,11 +80,7 @@ class SavSequence:
 
     def frame(self, index: int) -> ImageArray:
         """[H, W, 3] uint8 RGB."""
-        content = _read(self._annotation)
-        image = self._frames.read(index, content.size)
-        if index == content.frame_count - 1:
-            self._frames.close()
-        return image
+        return self._frames.read(index, _read(self._annotation).size)
 
     def masks(self, index: int) -> MaskArray | None:
         """[N, H, W] bool, or None."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from masklet.types import ImageArray, Size
 FRAME_SUFFIXES = (".jpg", ".jpeg", ".png")
 VOID = 255
 """The palette index of pixels nobody labelled; background here, as in the benchmarks' semi-supervised scores."""
+_WHOLE = 255  # the same value as VOID, where it is the only one
 _INDEXED_MODES = ("P", "L", "1")
 _Decoded = TypeVar("_Decoded")
 
@@ -50,6 +51,36 @@ def read_annotation(path: Path, size: Size, *, void: int | None = VOID) -> Image
     if void is not None:
         labels[labels == void] = 0
     return labels
+
+
+def read_binary_annotation(path: Path, size: Size) -> ImageArray:
+    """[H, W] uint8: 1 where the annotation is 255, the one object of a binary one; 0 elsewhere.
+
+    Raises:
+        DatasetError: cannot be decoded, not of `size`, or has other values than 0 and 255.
+    """
+    labels = read_annotation(path, size, void=None)
+    others = [value for value in np.unique(labels).tolist() if value not in (0, _WHOLE)]
+    if others:
+        raise DatasetError(
+            f"{path} has pixels of the value {others[0]}, the first annotation of {path.parent.name} has"
+            f" only 0 and {_WHOLE}"
+        )
+    marked: ImageArray = (labels == _WHOLE).astype(np.uint8)
+    return marked
+
+
+def are_binary(annotations: Iterable[Path], size: Size) -> bool:
+    """Whether the first annotation that shows anything has nothing but 0 and 255, which then is an object, not void.
+
+    Raises:
+        DatasetError: an annotation cannot be decoded, or is not of `size`.
+    """
+    for path in annotations:
+        shown = set(np.unique(read_annotation(path, size, void=None)).tolist()) - {0}
+        if shown:
+            return shown == {_WHOLE}
+    return False
 
 
 def _load(path: Path) -> ImageFile:

@@ -17,12 +17,16 @@ def open_youtube_vos(folder: Path, *, split: str = "") -> list[FolderSequence]:
         split: name of the folder of a split ("train", "valid"); "": `folder` itself.
 
     Raises:
-        DatasetError: no videos, an unreadable `meta.json`, or a video whose frames or annotations are missing.
+        DatasetError: no videos, an unreadable `meta.json`, or a video whose frames, annotations or objects are missing.
     """
     root = folder / split if split else folder
     frames, annotations = root / "JPEGImages", root / "Annotations"
     names = [path.name for path in folders_in(annotations)]
-    ids = _ids_by_video(root / "meta.json")
+    meta = root / "meta.json"
+    ids = _ids_by_video(meta)
+    bare = [name for name in names if ids.get(name) == ()]
+    if bare:
+        raise DatasetError(f"{meta} lists no objects for the video {bare[0]}")
     return [FolderSequence(frames / name, annotations / name, object_ids=ids.get(name)) for name in names]
 
 
