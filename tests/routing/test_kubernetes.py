@@ -103,7 +103,7 @@ async def test_a_service_without_pods_is_told_and_lists_are_joined(api, pods):
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"masklet\[kubernetes\]"):
+    with pytest.raises(ConfigError, match=r"extra .kubernetes."):
         kubernetes_endpoints(["k8s:triton:1"], KubernetesConfig(), metrics=Farm().metrics)
 
 

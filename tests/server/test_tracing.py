@@ -212,6 +212,6 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "masklet.observability.spans")
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
     with pytest.raises(
-        ConfigError, match=r"tracing.sample_ratio is 0.1, which needs opentelemetry.*masklet\[tracing\]"
+        ConfigError, match=r"tracing.sample_ratio is 0.1, which needs opentelemetry.*extra 'tracing'"
     ):
         make_tracing(TracingConfig(sample_ratio=0.1), Metrics())
