@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import importlib.util
 import os
 import signal
 import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,24 @@ def install(root: Path) -> Path:
 def test_no_triton_is_an_error_that_says_where_it_was_looked_for(nowhere):
     with pytest.raises(ConfigError, match=r"neither tritonserver on the PATH, nor /opt/tritonserver, nor the wheel"):
         find_triton()
+
+
+def test_a_proxy_is_not_asked_whether_triton_is_ready(monkeypatch):
+    """Containers are given proxies by their engine, with exceptions that do not name 0.0.0.0."""
+
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "localhost,127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert TritonServer(TritonOptions(host="0.0.0.0", http_port=server.server_port)).is_ready()
 
 
 def test_the_path_comes_before_the_container(nowhere, tmp_path, monkeypatch):

@@ -51,6 +51,13 @@ def test_nobody_there_is_not_healthy(capsys):
     assert capsys.readouterr().out.startswith(f"no answer from {address}: UNAVAILABLE")
 
 
+def test_it_asks_at_the_port_that_the_environment_gives_the_service(monkeypatch, capsys):
+    """As the images' health checks do, which name no address."""
+    monkeypatch.setenv("MASKLET_SERVER_PORT", str(port := free_port()))
+    assert main(["health"]) == 1
+    assert capsys.readouterr().out.startswith(f"no answer from 127.0.0.1:{port}: UNAVAILABLE")
+
+
 def test_somebody_who_never_answers_is_not_healthy(capsys):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert main(["health", "--server", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.3"]) == 1

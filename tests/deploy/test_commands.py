@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from tests.deploy.prometheus import DEPLOY
 
+from masklet import cli
 from masklet.observability.logs import KeyValueFormatter
 from masklet.session.tokens import read_keys
 
@@ -31,6 +32,11 @@ def code(page: Path) -> list[str]:
     fenced = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)
     return [line for block in fenced for line in block.splitlines()] + indented + re.findall(r"`([^`\n]+)`", text)
+
+
+def own_commands() -> list[tuple[str, str]]:
+    """Of all pages: the page, and the command."""
+    return [(page.stem, line) for page in PAGES for line in code(page) if re.match(r"masklet \w", line)]
 
 
 def log_commands() -> list[tuple[str, str]]:
@@ -71,9 +77,18 @@ def _logs(node: Any) -> bool:
 
 
 def test_commands_and_log_lines_are_found():
+    assert len(own_commands()) > 10
     assert len(log_commands()) > 10
     assert len(log_patterns()) > 10
     assert len(log_lines()) > 30
+
+
+@pytest.mark.parametrize(("page", "line"), own_commands())
+def test_masklet_takes_the_commands_as_they_are(page, line):
+    try:
+        cli._parse(shlex.split(line, comments=True)[1:])
+    except SystemExit as end:  # help ends it, too
+        assert not end.code, page
 
 
 @pytest.mark.parametrize(("page", "pattern", "cased"), log_patterns())

@@ -124,6 +124,15 @@ def test_each_triton_has_one_gpu_and_its_shared_memory(overlay):
 
 
 @every_overlay
+@both_tiers
+def test_spreading_keeps_no_pod_waiting(overlay, tier):
+    """Nodes that nothing rules out count, those without a GPU as empty: no other node would get a second Triton."""
+    spec = pod(overlay, tier)["spec"]
+    strict = [one for one in spec["topologySpreadConstraints"] if one["whenUnsatisfiable"] == "DoNotSchedule"]
+    assert not strict or "nodeSelector" in spec or "nodeAffinity" in spec.get("affinity", {})
+
+
+@every_overlay
 def test_custom_resources_name_what_there_is(overlay):
     deployments = of_kind(overlay, "Deployment")
     for monitor in of_kind(overlay, "PodMonitor").values():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.deploy.fleet import OVERLAYS, TIERS, argument, container, of_kind, pod
-from tests.deploy.prometheus import drain_told_s
+from tests.deploy.prometheus import alerts, drain_told_s
 
 from masklet.backends import triton_server
 from masklet.cli import triton as triton_command
@@ -128,6 +129,12 @@ def test_nobody_is_killed_while_starting(overlay, front_config):
     assert patience(container(overlay, FRONT)["startupProbe"]) > front_config.triton.connect_timeout_s
     progress = of_kind(overlay, "Deployment")[TRITON]["spec"]["progressDeadlineSeconds"]
     assert progress > patience(triton["startupProbe"])
+
+
+def test_a_triton_that_starts_is_not_reported_as_down(overlay):
+    """It exports nothing before its model is loaded."""
+    (minutes,) = re.findall(r"^(\d+)m$", alerts()["MaskletTritonDown"]["for"])
+    assert 60 * int(minutes) > patience(container(overlay, TRITON)["startupProbe"])
 
 
 def test_a_front_s_probes_ask_for_services_it_has(overlay):

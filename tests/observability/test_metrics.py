@@ -103,6 +103,16 @@ def test_batches_are_counted_and_never_fall() -> None:
     assert (value(metrics, "batches_total"), value(metrics, "batched_steps_total")) == (12, 40)
 
 
+@pytest.mark.parametrize(("batches", "steps"), [(12, 9), (9, 40), (9, 9)])
+def test_a_triton_that_left_makes_no_batch_size(batches: int, steps: int) -> None:
+    """It took its counts along; others may have run batches meanwhile."""
+    metrics = Metrics()
+    metrics.observe_backend(BackendStats(sessions=0, bank_bytes=0, batches=10, batched_steps=30))
+    metrics.observe_backend(BackendStats(sessions=0, bank_bytes=0, batches=batches, batched_steps=steps))
+    assert value(metrics, "batch_size") == 0
+    assert (value(metrics, "batches_total"), value(metrics, "batched_steps_total")) == (10, 30)
+
+
 def test_the_process_is_exported() -> None:
     samples = Metrics().registry.get_sample_value
     assert (samples("process_open_fds") or 0) > 2

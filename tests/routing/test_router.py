@@ -13,6 +13,7 @@ from masklet.routing.record import owner_epoch
 from masklet.types import StateOrigin
 
 PLAN = [request(1, click()), *map(request, range(2, 9))]
+CANARY = 2  # steps, each a batch of its own
 
 
 async def steps(backend, *requests):
@@ -220,5 +221,26 @@ def test_what_is_held_is_the_sum():
             stats = backend.stats()
             assert (stats.sessions, stats.bank_bytes) == (4, 4 * 24 * 32)
             assert backend.describe().model == "fake"
+
+    simulate(scenario())
+
+
+def test_what_a_triton_did_before_it_was_known_here_is_not_counted():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as one, farm.routed() as other:
+            await one.open("s", SETTINGS)
+            await steps(one, *PLAN)
+            assert one.stats().batches == one.stats().batched_steps > len(PLAN)
+            async with farm.routed() as newcomer:
+                assert newcomer.stats().batches == newcomer.stats().batched_steps == CANARY
+                farm["a:1"].stub = False
+                await asyncio.sleep(1)
+                with pytest.raises(BackendUnavailable):
+                    await newcomer.open("t", SETTINGS)
+                farm["a:1"].start()
+                await asyncio.sleep(5)
+                assert newcomer.stats().batches <= CANARY * 3
+            assert other.stats().sessions == 1
 
     simulate(scenario())

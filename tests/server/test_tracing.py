@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as otl
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+import masklet
 from masklet.backends.fake import Cue, FakeBackend, Hold
 from masklet.config import Config, TracingConfig
 from masklet.errors import ConfigError
@@ -197,6 +198,26 @@ async def test_a_collector_that_does_not_answer_costs_no_frame(
     assert time.monotonic() - leaving_s < 10
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, {"service.name": "masklet", "service.version": masklet.__version__}),
+        ({"OTEL_SERVICE_NAME": "cameras"}, {"service.name": "cameras"}),
+        (
+            {"OTEL_RESOURCE_ATTRIBUTES": "service.name=cameras,deployment.environment=test"},
+            {"service.name": "cameras", "deployment.environment": "test"},
+        ),
+    ],
+)
+def test_opentelemetry_s_variables_say_who_sends(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: dict[str, str]
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    tracing = SpanTracing(ON, Metrics(), exporter=InMemorySpanExporter())
+    assert expected.items() <= dict(tracing._provider.resource.attributes).items()
+
+
 def test_off_is_the_default_and_loads_nothing() -> None:
     assert isinstance(make_tracing(Config().tracing, Metrics()), NoTracing)
     program = (
@@ -211,7 +232,5 @@ def test_off_is_the_default_and_loads_nothing() -> None:
 def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "masklet.observability.spans")
     monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
-    with pytest.raises(
-        ConfigError, match=r"tracing.sample_ratio is 0.1, which needs opentelemetry.*extra 'tracing'"
-    ):
+    with pytest.raises(ConfigError, match=r"tracing.sample_ratio is 0.1, which needs opentelemetry.*extra 'tracing'"):
         make_tracing(TracingConfig(sample_ratio=0.1), Metrics())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
+from masklet.config_file import config_keys
 from masklet.errors import ConfigError
 
 _NOT_SERVING = 1
@@ -24,7 +26,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     address = "host:port of its gRPC port (default: %(default)s)"
-    parser.add_argument("--server", default="127.0.0.1:50051", metavar="ADDRESS", help=address)
+    port = config_keys()["server.port"]
+    here = f"127.0.0.1:{os.environ.get(port.variable, port.default)}"
+    parser.add_argument("--server", default=here, metavar="ADDRESS", help=address)
     parser.add_argument("--service", default="", metavar="NAME", help="one service of it (default: all)")
     parser.add_argument("--timeout", type=float, default=3.0, metavar="S", help="default: %(default)s")
     parser.set_defaults(run=run)

@@ -204,10 +204,11 @@ class Metrics:
         batches = stats.batches - self._batches_seen
         steps = stats.batched_steps - self._steps_seen
         self._batches_seen, self._steps_seen = stats.batches, stats.batched_steps
-        if batches > 0 and steps > 0:  # below 0: a Triton left, and took its counts along
+        counted = batches > 0 and steps > 0  # below 0: a Triton left, and took its counts along
+        if counted:
             self.batches.inc(batches)
             self.batched_steps.inc(steps)
-        self.batch_size.set(steps / batches if batches > 0 else 0.0)
+        self.batch_size.set(steps / batches if counted else 0.0)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"masklet_{name}", text, labels, registry=self.registry)

@@ -16,7 +16,7 @@ from typing import Self
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
@@ -80,7 +80,8 @@ class SpanTracing:
         await asyncio.to_thread(closing.join, _STOP_TIMEOUT_S)
 
     def _make_provider(self) -> TracerProvider:
-        resource = Resource.create({SERVICE_NAME: "masklet", SERVICE_VERSION: masklet.__version__})
+        ours = {SERVICE_NAME: "masklet", SERVICE_VERSION: masklet.__version__}
+        resource = Resource.create({**ours, **OTELResourceDetector().detect().attributes})  # OTEL_... wins
         sampler = ParentBased(TraceIdRatioBased(self._config.sample_ratio))
         return TracerProvider(sampler=sampler, resource=resource, shutdown_on_exit=False)
 

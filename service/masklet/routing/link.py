@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -64,6 +65,13 @@ class Link:
         self.failed = asyncio.Event()
         self.failure = ""
         self.loads: dict[str, LoadMeter] = {}
+        self._began = backend.stats()
+
+    def stats(self) -> BackendStats:
+        """What is held there now, and what was done since the link was made."""
+        now, began = self.backend.stats(), self._began
+        batches, steps = now.batches - began.batches, now.batched_steps - began.batched_steps
+        return replace(now, batches=batches, batched_steps=steps)
 
     @property
     def is_alive(self) -> bool:

@@ -122,7 +122,7 @@ class RoutedBackend:
     def stats(self) -> BackendStats:
         """The sum over all that serve; the load is that of the sessions that are ours."""
         self._fleet.measure()
-        stats = [link.backend.stats() for link in self._fleet.links()]
+        stats = [link.stats() for link in self._fleet.links()]
         return BackendStats(
             sum(one.sessions for one in stats),
             sum(one.bank_bytes for one in stats),

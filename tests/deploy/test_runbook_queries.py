@@ -1,0 +1,88 @@
+"""What runbooks ask Prometheus for is answered: sides of an operator have labels that match."""
+
+from __future__ import annotations
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.deploy.prometheus import FOLDER, run_tool, runbook_queries, triton_names
+from tests.metrics_table import SERVICE, TRITON, Metric, documented
+
+MINUTES = 70
+SCRAPED = {"masklet-front": ("a:9464", "b:9464"), "masklet-triton": ("a:8002", "b:8002")}
+_MATCHER = re.compile(r'(\w+)=~?"([^"$]*)"')
+_TRITON_LABELS = frozenset({"model", "version"})
+
+
+def asked_values() -> dict[str, set[str]]:
+    """What labels are compared with in the queries, by label."""
+    found: dict[str, set[str]] = {}
+    for query in runbook_queries().values():
+        for label, values in _MATCHER.findall(query):
+            found.setdefault(label, set()).update(values.split("|"))
+    return found
+
+
+def series_of(name: str, metric: Metric, job: str) -> list[dict[str, str]]:
+    """As both instances of a job export it; counters rise, gauges are 1."""
+    values, found = asked_values(), []
+    rising = metric.kind in ("counter", "histogram")
+    names = [f"{name}_{suffix}" for suffix in ("bucket", "sum", "count")] if metric.kind == "histogram" else [name]
+    for one, instance in product(names, SCRAPED[job]):
+        choices: dict[str, list[str]] = {label: sorted({"some", *values.get(label, ())}) for label in metric.labels}
+        if one.endswith("_bucket"):
+            choices["le"] = ["0.1", "+Inf"]
+        for chosen in product(*choices.values()):
+            labels = dict(zip(choices, chosen, strict=True)) | {"job": job, "instance": instance, "pod": instance[0]}
+            text = ", ".join(f'{label}="{value}"' for label, value in labels.items())
+            found.append({"series": f"{one}{{{text}}}", "values": f"{'0+1' if rising else '1'}x{MINUTES}"})
+    return found
+
+
+def everything_scraped() -> list[dict[str, str]]:
+    exported = {name: (metric, "masklet-front") for name, metric in documented(SERVICE).items()}
+    exported |= {name: (metric, "masklet-triton") for name, metric in documented(TRITON).items()}
+    for name in triton_names():
+        counts = re.search(r"_(success|failure|count|us)$", name) and "pending" not in name
+        labels = _TRITON_LABELS | {"reason"} if name.endswith("failure") else _TRITON_LABELS
+        exported[name] = (Metric("counter" if counts else "gauge", labels), "masklet-triton")
+    found = [series for name, (metric, job) in exported.items() for series in series_of(name, metric, job)]
+    return found + [series for job in SCRAPED for series in series_of("up", Metric("gauge", frozenset()), job)]
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Any:
+    def ask(queries: dict[str, str]) -> str:
+        """What promtool says of queries that find nothing; empty: all find something."""
+        checks = [
+            {"expr": f"count({_filled(query)}) > bool 0", "eval_time": f"{MINUTES}m", "exp_samples": _ONE}
+            for query in queries.values()
+        ]
+        test = {"interval": "1m", "input_series": everything_scraped(), "promql_expr_test": checks}
+        rules = [str(FOLDER / "rules" / "recording.yml")]
+        text = yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]})
+        (tmp_path / "test.yml").write_text(text)
+        done = run_tool("promtool", "test", "rules", "test.yml", folder=tmp_path)
+        return "" if done.returncode == 0 else done.stdout
+
+    return ask
+
+
+_ONE = [{"labels": "{}", "value": 1}]
+
+
+def _filled(query: str) -> str:
+    return query.replace("HOST:9464", "a:9464")
+
+
+def test_every_query_of_a_runbook_finds_something(asked: Any) -> None:
+    assert len(runbook_queries()) > 50
+    assert asked(runbook_queries()) == ""
+
+
+def test_sides_that_do_not_match_would_be_noticed(asked: Any) -> None:
+    assert "sum by (instance) (up) / masklet_ready" in asked({"": "sum by (instance) (up) / masklet_ready"})
