@@ -77,6 +77,7 @@ def test_printed_configuration_reads_back_with_odd_text(tmp_path: Path) -> None:
         ("[server]\nreflection = 1", {}, {}, ["server.reflection is 1", "true or false"]),
         ("[session]\ndefault_profile = 'x'", {}, {}, ["session.default_profile is 'x'", "interactive, vos"]),
         ("", {"MASKLET_SESSION_IDLE_TIMEOUT_S": "nan"}, {}, ["idle_timeout_s is 'nan'", "MASKLET_SESSION_IDLE"]),
+        (f"[session]\nidle_timeout_s = 1{'0' * 400}", {}, {}, ["idle_timeout_s is 1000", "must be a number"]),
         ("[server]\nport = 65536", {}, {}, ["server.port is 65536", "0 to 65535", "masklet.toml"]),
         ("", {}, {"server.backend": "gpu"}, ["'gpu'", "embedded, fake, triton", "--server.backend"]),
         ("", {}, {"model.input_size": "100"}, ["model.input_size is 100", "divisible by 32"]),
@@ -95,6 +96,9 @@ def test_mistakes_name_the_key_the_limit_and_the_source(
 def test_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"masklet\.toml is not a TOML file"):
         load(tmp_path, "[server")
+    for text in ("[server]\nport = 1" + "0" * 5000, "x = " + "[" * 5000):  # too long, too deep for the parser
+        with pytest.raises(ConfigError, match=r"masklet\.toml is not a TOML file"):
+            load(tmp_path, text)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

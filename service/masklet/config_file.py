@@ -144,7 +144,7 @@ def _from_file(path: Path, keys: Mapping[str, ConfigKey]) -> dict[str, _Setting]
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, and lists too deep, for the parser
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
     source = f"file {path}"
     return {_known(key, keys, source): _Setting(value, source) for key, value in _table_items(table, "")}
@@ -186,7 +186,7 @@ def _parse(key: ConfigKey, setting: _Setting) -> object:
     text = isinstance(setting.value, str)
     try:
         return _convert(key.kind, setting.value, from_text=text)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         message = f"{key.path} is {setting.value!r}, must be {_kind_name(key.kind)} (from {setting.source})"
         raise ConfigError(message, field=key.path) from error
 

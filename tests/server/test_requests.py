@@ -137,6 +137,20 @@ def test_any_clicks_round_trip(
     assert [str(body.prompt.points.dtype), str(body.prompt.labels.dtype)] == ["float32", "int32"]
 
 
+def test_frames_unanswered_are_counted_before_they_are_copied() -> None:
+    error = refusal(pb.TrackRequest(open=pb.Open(codec=pb.FRAME_CODEC_PNG, unanswered_seqs=[1] * 4097)))
+    assert isinstance(error, LimitExceeded)
+    assert str(error) == "open.unanswered_seqs is 4097, at most 4096"
+
+
+@pytest.mark.parametrize("kind", ["frame", "ping"])
+def test_a_malformed_frame_is_known_to_be_one(kind: str) -> None:
+    frame = pb.Frame(capture_time=Timestamp(nanos=-1))
+    body = receive(pb.TrackRequest(frame=frame) if kind == "frame" else pb.TrackRequest())
+    assert isinstance(body, m.Malformed)
+    assert body.frame is (kind == "frame")
+
+
 def test_a_box_round_trips() -> None:
     prompt = Prompt(3, box=np.array([1, 2, 30.5, 40], np.float32), mode=PromptMode.RESTART)
     body = receive(pb.TrackRequest(prompt=wire_prompt(prompt)))

@@ -7,6 +7,8 @@ from typing import Any
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 import masklet
@@ -81,6 +83,40 @@ async def test_a_corrupt_frame_and_a_bad_prompt_do_not_end_the_stream(client: An
     assert refused.error.request_seq == bad_prompt
     assert refused.error.status.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert result.result.frame_seq == good_frame
+
+
+async def test_a_frame_of_an_impossible_time_is_an_error_and_dropped(client: Any, image: bytes) -> None:
+    talk = client.talk()
+    await talk.open()
+    bad = await talk.send(frame=pb.Frame(payload=image, capture_time=Timestamp(nanos=-1)))
+    good = await talk.frame()
+    error, dropped, result = [await talk.receive(kind) for kind in ("error", "dropped", "result")]
+    assert "capture_time is 0 s and -1 ns" in error.error.status.message
+    assert error.error.request_seq == dropped.dropped.frame_seq == bad
+    assert result.result.frame_seq == good
+
+
+@pytest.mark.parametrize(
+    ("seq", "last_server_seq", "refused"),
+    [(2**64 - 1, 0, ("PROTOCOL_VIOLATION", "seq")), (1, 2**64 - 1, ("LIMIT_EXCEEDED", "open.last_server_seq"))],
+)
+async def test_numbers_that_leave_no_room_for_the_next_open_nothing(
+    client: Any, server: Server, reason_of: Any, seq: int, last_server_seq: int, refused: tuple[str, str]
+) -> None:
+    talk = client.talk()
+    wanted = pb.Open(codec=pb.FRAME_CODEC_PNG, height=16, width=24, last_server_seq=last_server_seq)
+    await talk.call.write(pb.TrackRequest(seq=seq, open=wanted))
+    assert reason_of(await talk.failure()) == ("INVALID_ARGUMENT", *refused)
+    assert len(server.registry) == 0
+
+
+async def test_a_removal_of_an_impossible_object_names_its_field(client: Any) -> None:
+    talk = client.talk()
+    await talk.open()
+    await talk.send(remove_object=pb.RemoveObject(object_id=0))
+    info = error_details_pb2.ErrorInfo()
+    (await talk.receive("error")).error.status.details[0].Unpack(info)
+    assert info.metadata["field"] == "remove_object.object_id"
 
 
 async def test_a_cancelled_stream_leaves_no_session(config: Config, connect: Any) -> None:

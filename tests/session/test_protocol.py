@@ -87,3 +87,10 @@ def test_an_illegal_message_uses_up_its_seq() -> None:
 def test_seq_0_is_no_repeat_but_a_mistake() -> None:
     with pytest.raises(ProtocolViolation, match="seq is 0"):
         streaming().receive(0, Ping())
+
+
+def test_a_seq_that_leaves_no_room_for_the_next_is_refused_and_not_taken_note_of() -> None:
+    protocol = streaming()
+    with pytest.raises(ProtocolViolation, match="seq is 9223372036854775808, at most 9223372036854775807"):
+        protocol.receive(2**63, Ping())
+    assert protocol.receive(2, Ping())

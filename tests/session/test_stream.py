@@ -153,6 +153,20 @@ async def test_a_malformed_message_is_answered_with_its_error(world: World) -> N
     seq = peer.send(Malformed(InvalidFrame("odd")))
     failed = await peer.until(RequestFailed)
     assert (failed.request_seq, failed.error.reason) == (seq, "FRAME_INVALID")
+    assert peer.all(Dropped) == []
+
+
+async def test_a_malformed_frame_is_dropped_too(world: World) -> None:
+    peer = await world.opened()
+    bad = peer.send(Malformed(InvalidFrame("odd"), frame=True))
+    good = peer.send(FRAME)
+    assert (await peer.until(Result)).frame_seq == good
+    assert [failed.request_seq for failed in peer.all(RequestFailed)] == [bad]
+    assert peer.all(Dropped) == [Dropped(bad, DropReason.DECODE_ERROR)]
+    assert world.sample("frames_received_total", codec="rgb8") == 2
+    assert world.sample("frame_results_total", outcome="dropped", reason="decode_error") == 1
+    (session,) = world.context.registry.list()
+    assert (session.frames_answered, session.frames_dropped) == (1, 1)
 
 
 async def test_frames_refused_at_once_are_dropped_and_the_stream_goes_on(world: World) -> None:

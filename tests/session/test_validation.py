@@ -38,6 +38,7 @@ def test_an_open_may_go_up_to_the_limits_and_no_further() -> None:
         ({"max_staleness_s": -0.5}, InvalidOpen, "max_staleness is -0.5"),
         ({"max_conditioning_frames": 65}, LimitExceeded, "65, the limit is 64"),
         ({"unanswered_seqs": (1,) * 4097}, LimitExceeded, "4097 frames, the limit is 4096"),
+        ({"last_server_seq": 2**63}, LimitExceeded, "seq is 9223372036854775808, the limit is 9223372036854775807"),
     ],
 )
 def test_a_bad_open_is_refused(change: dict[str, object], error: type[MaskletError], words: str) -> None:
@@ -106,7 +107,7 @@ def test_ten_thousand_points_are_refused() -> None:
 
 def test_an_object_id_out_of_range_is_refused() -> None:
     with pytest.raises(InvalidPrompt, match="-1"):
-        check_object_id(-1)
+        check_object_id(-1, field="prompt.object_id")
 
 
 @pytest.mark.parametrize(

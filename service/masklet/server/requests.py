@@ -28,6 +28,7 @@ from masklet.session.messages import (
     RemoveObject,
     Reset,
 )
+from masklet.session.ring import LOST_FRAMES
 from masklet.types import (
     DropPolicy,
     FloatArray,
@@ -66,7 +67,7 @@ def from_track_request(request: pb.TrackRequest, limits: LimitsConfig, *, receiv
     try:
         body = _body(request, limits)
     except MaskletError as error:
-        body = Malformed(error)
+        body = Malformed(error, frame=request.HasField("frame"))
     return ClientMessage(request.seq, body, received_s)
 
 
@@ -114,6 +115,7 @@ def _body(request: pb.TrackRequest, limits: LimitsConfig) -> ClientBody:
 
 
 def _open(wire: pb.Open) -> Open:
+    _check_at_most(len(wire.unanswered_seqs), LOST_FRAMES, "open.unanswered_seqs")
     corrections = wire.corrections_as_conditioning if wire.HasField("corrections_as_conditioning") else None
     return Open(
         codec=FRAME_CODECS.from_wire(wire.codec, "open.codec", error=InvalidOpen),

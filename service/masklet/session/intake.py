@@ -67,7 +67,7 @@ class Intake:
 
     def _receive(self, message: ClientMessage) -> None:
         self._record.last_request_s = self._context.clock()
-        if isinstance(message.body, Frame):
+        if isinstance(message.body, Frame) or (isinstance(message.body, Malformed) and message.body.frame):
             self._context.metrics.frames_received.labels(self._terms.codec).inc()
         try:
             if self._protocol.receive(message.seq, message.body):
@@ -87,7 +87,14 @@ class Intake:
         elif isinstance(body, Ping):
             self._report.tell(Pong(body.nonce))
         elif isinstance(body, Malformed):
+            self._receive_malformed(message.seq, body)
+
+    def _receive_malformed(self, seq: int, body: Malformed) -> None:
+        if not body.frame:
             raise body.error
+        self._record.frame_taken(self._context.clock())
+        self._report.failed(seq, body.error)
+        self._report.dropped(seq, DropReason.DECODE_ERROR)
 
     def _receive_frame(self, message: ClientMessage, frame: Frame) -> None:
         self._record.frame_taken(self._context.clock())
@@ -116,7 +123,7 @@ class Intake:
             self._timeline.push_edit(self._check_prompt(message, body), folded=folded)
             return
         if isinstance(body, RemoveObject):
-            check_object_id(body.object_id)
+            check_object_id(body.object_id, field="remove_object.object_id")
         self._timeline.push_edit(Edit(message.seq, body), folded=folded)
 
     def _check_prompt(self, message: ClientMessage, body: PromptFor) -> Edit | Correction:

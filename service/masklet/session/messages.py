@@ -81,9 +81,13 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A message whose content could not be mapped (unset oneof, undecodable mask, ...); answered with its error."""
+    """A message whose content could not be mapped (unset oneof, undecodable mask, ...); answered with its error.
+
+    `frame`: it was one, and so is owed a `Dropped` as well.
+    """
 
     error: MaskletError
+    frame: bool = False
 
 
 ClientBody = Open | Frame | PromptFor | RemoveObject | Reset | Ping | Close | Malformed

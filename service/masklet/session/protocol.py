@@ -85,6 +85,9 @@ TRANSITIONS: dict[tuple[StreamState, StreamEvent], StreamState] = {
 }
 """Every legal event and where it leads."""
 
+MAX_SEQ = 2**63 - 1
+"""Of requests and answers: the next one must fit into 64 bits, and a memory bank keeps them with a sign."""
+
 _EVENTS: dict[type[ClientBody], StreamEvent] = {
     Open: StreamEvent.OPEN,
     Frame: StreamEvent.FRAME,
@@ -101,6 +104,8 @@ def check_first(seq: int) -> None:
     """Raises ProtocolViolation if no request may have this number."""
     if seq == 0:
         raise ProtocolViolation("seq is 0, must rise by one from 1", field="seq")
+    if seq > MAX_SEQ:
+        raise ProtocolViolation(f"seq is {seq}, at most {MAX_SEQ}", field="seq")
 
 
 def event_of(body: ClientBody) -> StreamEvent:

@@ -10,6 +10,7 @@ from masklet.codecs.frames import SUPPORTED, check_frame
 from masklet.config import LimitsConfig
 from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded
 from masklet.session.messages import Open
+from masklet.session.protocol import MAX_SEQ
 from masklet.session.ring import LOST_FRAMES
 from masklet.types import FloatArray, FrameCodec, IntArray, MaskArray, Prompt, Size
 
@@ -23,7 +24,8 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
 
     Raises:
         InvalidOpen: unsupported codec, empty size, or a number that is negative or not finite.
-        LimitExceeded: frames larger than allowed, too many conditioning frames, or too many frames unanswered.
+        LimitExceeded: frames larger than allowed, too many conditioning frames, too many frames unanswered, or a
+            number of the last answer that leaves no room for the next.
     """
     check_codec(wanted.codec, field="open.codec")
     check_size(wanted.size, limits, field="open")
@@ -34,6 +36,9 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
             f"max_conditioning_frames is {wanted.max_conditioning_frames}, the limit is {MAX_CONDITIONING_FRAMES}",
             field="open.max_conditioning_frames",
         )
+    if wanted.last_server_seq > MAX_SEQ:
+        text = f"last_server_seq is {wanted.last_server_seq}, the limit is {MAX_SEQ}"
+        raise LimitExceeded(text, field="open.last_server_seq")
     if len(wanted.unanswered_seqs) > LOST_FRAMES:
         text = f"unanswered_seqs has {len(wanted.unanswered_seqs)} frames, the limit is {LOST_FRAMES}"
         raise LimitExceeded(text, field="open.unanswered_seqs")
@@ -94,7 +99,7 @@ def check_prompt(prompt: Prompt, size: Size, limits: LimitsConfig) -> None:
         InvalidPrompt: nothing said, or something outside the frame, inside out, of the wrong size, not finite.
         LimitExceeded: more points than allowed.
     """
-    check_object_id(prompt.object_id)
+    check_object_id(prompt.object_id, field="prompt.object_id")
     if prompt.mask is not None:
         _check_mask(prompt, prompt.mask, size)
         return
@@ -105,10 +110,10 @@ def check_prompt(prompt: Prompt, size: Size, limits: LimitsConfig) -> None:
         _check_box(prompt.box, size)
 
 
-def check_object_id(object_id: int) -> None:
+def check_object_id(object_id: int, *, field: str) -> None:
     """Raises InvalidPrompt if the id is out of range."""
     if not 1 <= object_id <= MAX_OBJECT_ID:
-        raise InvalidPrompt(f"object id is {object_id}, must be 1 to {MAX_OBJECT_ID}", field="prompt.object_id")
+        raise InvalidPrompt(f"object id is {object_id}, must be 1 to {MAX_OBJECT_ID}", field=field)
 
 
 def _check_number(name: str, value: float) -> None:
