@@ -79,6 +79,8 @@ def test_a_service_still_loading_is_not_healthy(capsys):
 def test_a_timeout_of_nothing_is_an_error(capsys):
     assert main(["health", "--timeout", "0"]) == 2
     assert "--timeout is 0, must be above 0" in capsys.readouterr().err
+    assert main(["health", "--timeout", "inf"]) == 2
+    assert "--timeout is inf, must be above 0 and at most" in capsys.readouterr().err
 
 
 @pytest.mark.triton

@@ -111,3 +111,8 @@ def test_a_triton_that_runs_something_else_is_said(capsys, tmp_path):
     finally:
         stop_triton()
     assert "FAILED: that Triton runs sam2.1_hiera_tiny at 64 px, weights random; wanted" in capsys.readouterr().out
+
+
+def test_a_triton_that_would_not_be_used_is_refused(capsys):
+    assert main(["verify", str(GOLDEN), "--triton", "localhost:8001"]) == 2
+    assert "--triton is localhost:8001, which only --backend triton uses" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 import argparse
 import hashlib
+import os
+import stat
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from masklet.cli import weights
-from masklet.errors import WeightsError
+from masklet.errors import ConfigError, WeightsError
 from masklet.model import build, published
 from masklet.model.checkpoint import load_weights, read_as_stored, read_checkpoint, save_checkpoint, state_sha256
 from masklet.model.published import PublishedCheckpoint
@@ -110,3 +112,12 @@ def test_download_puts_the_file_into_the_folder(capsys, monkeypatch, tmp_path, m
 def test_errors_name_the_cause(arguments, said):
     with pytest.raises(WeightsError, match=said):
         masklet(*arguments)
+
+
+def test_only_files_are_replaced(tiny_file, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no file that could be replaced"):
+        masklet("convert", tiny_file, tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is no folder"):
+        masklet("convert", tiny_file, tiny_file / "out.pt")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from masklet.types import ImageArray
+from masklet.codecs.frames import decode_frame
+from masklet.types import FrameCodec, ImageArray
 from masklet_client import source as source_module
 from masklet_client.command_error import CommandError
 from masklet_client.source import VideoSource, open_source
@@ -121,3 +122,18 @@ def test_a_full_disk_is_one_error_and_no_crash(tmp_path: Path, frames: int) -> N
 def test_leaving_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), VideoFile(tmp_path / "out.mp4", (8, 8), Fraction(8)):
         raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("suffix", ["webm", "gif", "wav", "jpg"])
+def test_file_format_without_h264_is_named(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(CommandError, match=rf"out.{suffix}: cannot be written as video .*\.mp4"):
+        VideoFile(tmp_path / f"out.{suffix}", (8, 8), Fraction(1))
+
+
+def test_sixteen_bit_grey_keeps_its_levels(tmp_path: Path) -> None:
+    levels = np.linspace(0, 65_535, 40 * 60).reshape(40, 60).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "0.png")
+    image = source_module.read_image(tmp_path / "0.png")
+    assert (image == (levels >> 8)[:, :, None]).all()
+    payload = (tmp_path / "0.png").read_bytes()
+    assert (image == decode_frame(FrameCodec.PNG, payload, (40, 60))).all()

@@ -1,5 +1,6 @@
 """`masklet-client track` from end to end, and every way to get its arguments wrong."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -14,11 +15,16 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from masklet.types import ImageArray
+from masklet.types import DropReason, ImageArray
 from masklet_client.cli import main
 from masklet_client.client import connect
+from masklet_client.outputs import Outputs
 from masklet_client.prompt_text import parse_prompts
 from masklet_client.source import open_source
+from masklet_client.track_command import _summarise
+from masklet_client.tracking import Tracking
+
+from .conftest import running
 
 
 def _lines(path: Path) -> list[dict]:
@@ -107,7 +113,12 @@ def test_prompt_beyond_the_end_is_noticed_and_the_files_are_whole(
         (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--fps", "-1"], "--fps is -1"),
         (["{video}", "--click", "0@0:3,3", "-o", "{out}"], "object id 0"),
         (["{video}", "--click", "1@0:3,3", "-o", "{video}"], "is the source"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--fps", "0.0001"], "--fps is 0.0001, must be 0.001"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--json", "{out}"], "cannot be both outputs"),
+        (["{video}" + "x" * 300, "--click", "1@0:3,3", "-o", "{out}"], "cannot be read (File name too long)"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}.xyz", "--server", "{server}"], "cannot be written as video"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}.webm", "--server", "{server}"], "cannot be written as video"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}.jpg", "--server", "{server}"], "cannot be written as video"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--server", "127.0.0.1:1"], "no masklet server answers at"),
     ],
 )
@@ -127,7 +138,10 @@ def test_bad_arguments_are_one_clear_line(
 
 
 @pytest.mark.slow
-def test_ctrl_c_finishes_the_files(far_address: str, frames: list[ImageArray], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_sigterm_finish_the_files(
+    far_address: str, frames: list[ImageArray], tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     (tmp_path / "in").mkdir()
     for index in range(3000):
         os.link(_saved(tmp_path, frames[0]), tmp_path / "in" / f"{index:05}.png")
@@ -138,11 +152,11 @@ def test_ctrl_c_finishes_the_files(far_address: str, frames: list[ImageArray], t
     assert process.stderr is not None
     while b"frame/s" not in process.stderr.read(64):
         pass
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     process.communicate(timeout=30)
     with open_source(str(out)) as source:
         written = len(list(source.frames()))
-    assert process.returncode == 130 and 0 < written < 3000 and written == len(_lines(lines))
+    assert process.returncode == status and 0 < written < 3000 and written == len(_lines(lines))
 
 
 def _saved(folder: Path, image: ImageArray) -> Path:
@@ -150,3 +164,45 @@ def _saved(folder: Path, image: ImageArray) -> Path:
     if not path.exists():
         Image.fromarray(image).save(path)
     return path
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_lines_on_a_full_disk_are_one_clear_error(
+    far_address: str, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["track", str(video), "--click", "1@0:30,20", "--json", "/dev/full", "--quiet"]
+    assert main([*words, "--server", far_address]) == 2
+    assert capsys.readouterr().err == "error: /dev/full: cannot be written (No space left on device)\n"
+
+
+async def test_what_was_not_answered_is_told_with_its_reason(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_source(str(video)) as source:
+        tracking = Tracking(source, Outputs(None, None), max_frames=None, quiet=True)
+        tracking.dropped.update({DropReason.CONNECTION_LOST: 2, DropReason.STALE: 1})
+        args = argparse.Namespace(output=None, json=tmp_path / "o.jsonl")
+        async with running() as server, connect(f"127.0.0.1:{server.port}") as client:
+            _summarise(args, client, tracking)
+    said = capsys.readouterr().out
+    assert "2 more frames were not answered: their answers were lost with a connection" in said
+    assert "1 more frames were not answered: the server could not keep up" in said
+
+
+def test_no_stderr_is_no_error(far_address: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    words = ["track", str(video), "--click", "1@0:30,20", "-o", str(tmp_path / "o.mp4")]
+    assert main([*words, "--server", far_address]) == 0
+
+
+@pytest.mark.parametrize("program", ["masklet", "masklet_client.cli"])
+def test_output_nobody_reads_is_no_crash(
+    far_address: str, frames: list[ImageArray], tmp_path: Path, program: str
+) -> None:
+    words = ["segment", str(_saved(tmp_path, frames[0])), "--click", "1@3,3", "-o", str(tmp_path / "out.png")]
+    command = [sys.executable, "-m", program, *words, "--server", far_address]
+    unread, written = os.pipe()
+    os.close(unread)
+    with os.fdopen(written, "wb") as sink:
+        done = subprocess.run(command, stdout=sink, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert done.returncode == 141 and "Traceback" not in done.stderr

@@ -115,3 +115,17 @@ def test_every_golden_scenario_can_be_read():
         assert scenario.frames.shape[1:] == (scenario.image_size, scenario.image_size, 3)
         assert len(scenario.frames) == json.loads(path.read_text())["frame_count"]
         assert scenario.answers
+
+
+def test_arrays_that_cannot_be_unpacked_or_are_no_frames_are_an_error(tmp_path):
+    described, arrays = blank()
+    flat = write(tmp_path, "flat", described, {"frames": np.zeros(3, np.uint8)})
+    torn = write(tmp_path, "torn", described, arrays)
+    noise = np.random.default_rng(0).integers(0, 9, 50_000).astype(np.uint8)
+    np.savez_compressed(torn.with_suffix(".npz"), frames=noise)
+    stored = bytearray(torn.with_suffix(".npz").read_bytes())
+    stored[200:260] = b"\xff" * 60
+    torn.with_suffix(".npz").write_bytes(stored)
+    for path in (flat, torn):
+        with pytest.raises(ConfigError, match="is not a scenario"):
+            read_scenario(path)

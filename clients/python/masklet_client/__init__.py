@@ -4,6 +4,7 @@
         async with client.track(size=(720, 1280)) as stream:
             await stream.click(1, (640, 360))
             await stream.send(frame)
+            await stream.finish()
             async for result in stream:
                 use(result[1].mask)
 
@@ -11,7 +12,17 @@
 """
 
 from masklet.errors import MaskletError
-from masklet.types import DropPolicy, FrameCodec, MaskEncoding, ObjectState, Profile, Prompt, PromptMode, StateOrigin
+from masklet.types import (
+    DropPolicy,
+    DropReason,
+    FrameCodec,
+    MaskEncoding,
+    ObjectState,
+    Profile,
+    Prompt,
+    PromptMode,
+    StateOrigin,
+)
 from masklet_client.client import Client, connect
 from masklet_client.events import (
     Dropped,
@@ -34,6 +45,7 @@ from masklet_client.stream import TrackStream
 __all__ = [
     "Client",
     "DropPolicy",
+    "DropReason",
     "Dropped",
     "Event",
     "FrameCodec",

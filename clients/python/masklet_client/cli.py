@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,7 @@ from masklet_client.command_error import CommandError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,17 +40,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def nobody_reads() -> int:
+    """What reads our output has gone (`... | head`): the rest is thrown away; the status a shell gives for that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return EXIT_UNREAD
+
+
 def _guarded(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
     """`run` with its errors turned into one line on stderr and an exit status."""
 
     def guarded(args: argparse.Namespace) -> int:
         try:
-            return run(args)
+            status = run(args)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
         except (CommandError, MaskletError) as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_ERROR
         except (KeyboardInterrupt, asyncio.CancelledError):
             return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            return nobody_reads()
 
     return guarded
 

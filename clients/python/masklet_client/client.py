@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -10,7 +12,7 @@ import grpc
 import grpc.aio
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidFrame, InvalidOpen
+from masklet.errors import InvalidOpen
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -18,8 +20,9 @@ from masklet_client.call import FRONT_KEY, Call
 from masklet_client.events import Event, ImageResult, Result, ServerDescription
 from masklet_client.following import Prompts, follow
 from masklet_client.prompt_check import check_prompt
+from masklet_client.resuming import passes
 from masklet_client.settings import StreamOptions, StreamSettings
-from masklet_client.status import error_from_rpc
+from masklet_client.status import error_from_rpc, lost_on_the_way
 from masklet_client.stream import TrackStream
 from masklet_client.wire import (
     codec_to_proto,
@@ -66,7 +69,7 @@ class Client:
         self.addresses = _addresses(address)
         self.address = self.addresses[0]
         self._channels: dict[str, grpc.aio.Channel] = {}
-        self._credentials, self._metadata, self._timeout_s = credentials, tuple(metadata), timeout_s
+        self._credentials, self._metadata, self._timeout_s = credentials, _metadata(metadata), timeout_s
 
     async def __aenter__(self) -> Self:
         """Connect.
@@ -137,13 +140,20 @@ class Client:
     ) -> ImageResult:
         """Masks for one image: [H, W, 3] uint8 RGB (sent as PNG, so unchanged), or an encoded image of `codec`.
 
+        The first server that takes it answers. `codec` is JPEG or PNG: raw pixels are given as an array.
+
         Raises:
             InvalidPrompt: a prompt that makes no sense.
             InvalidFrame: an image that cannot be read.
         """
-        payload = image
-        if not isinstance(payload, bytes):
-            codec, payload = FrameCodec.PNG, _encoded(image, prompts := list(prompts))
+        prompts = list(prompts)
+        if isinstance(image, bytes):
+            payload, size = image, None
+        else:
+            codec, payload = FrameCodec.PNG, await asyncio.to_thread(encode_frame, FrameCodec.PNG, image)
+            size = (image.shape[0], image.shape[1])
+        for prompt in prompts:
+            check_prompt(prompt, size)
         request = pb.SegmentImageRequest(
             codec=codec_to_proto(codec),
             payload=payload,
@@ -151,11 +161,16 @@ class Client:
             mask_encoding=encoding_to_proto(mask_encoding),
             profile=profile_to_proto(profile),
         )
-        try:
-            answer = await self._stub(self.address).SegmentImage(request, metadata=self._metadata)
-            return image_result_from_proto(answer)
-        except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error, self.address) from error
+        for address in self.addresses:
+            try:
+                answer = await self._stub(address).SegmentImage(request, metadata=self._metadata)
+                return image_result_from_proto(answer)
+            except grpc.aio.AioRpcError as error:
+                failure = error_from_rpc(error, address)
+                failure.__cause__ = error
+                if not passes(failure, on_the_way=lost_on_the_way(error)):
+                    break
+        raise failure
 
     def _dial(self, address: str, front: str) -> Call:
         at = ((FRONT_KEY, front),) if front else ()
@@ -194,6 +209,9 @@ def connect(
         credentials: for TLS, from `grpc.ssl_channel_credentials`; None: plain text.
         metadata: sent with every call, for example `("authorization", "Bearer ...")`.
         timeout_s: how long the server may take to answer when connecting.
+
+    Raises:
+        InvalidOpen: no address, or metadata that gRPC does not send.
     """
     return Client(address, credentials=credentials, metadata=metadata, timeout_s=timeout_s)
 
@@ -206,9 +224,10 @@ def _addresses(given: str | Sequence[str]) -> tuple[str, ...]:
     return found
 
 
-def _encoded(image: ImageArray | bytes, prompts: Iterable[Prompt]) -> bytes:
-    if isinstance(image, bytes):
-        raise InvalidFrame("image is encoded already")
-    for prompt in prompts:
-        check_prompt(prompt, (image.shape[0], image.shape[1]))
-    return encode_frame(FrameCodec.PNG, image)
+def _metadata(given: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    for key, value in given:
+        if not re.fullmatch(r"[0-9a-z_.-]+", key):
+            raise InvalidOpen(f"metadata key {key!r} must be lower case letters, digits, _ . -", field="metadata")
+        if not (key.endswith("-bin") or re.fullmatch(r"[ -~]*", value)):
+            raise InvalidOpen(f"metadata {key!r} must have a value of printable ASCII characters", field="metadata")
+    return tuple(given)

@@ -12,7 +12,9 @@ from itertools import islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Unpack
 
-from masklet.errors import RequestError
+import numpy as np
+
+from masklet.errors import InvalidFrame, InvalidOpen, RequestError
 from masklet.types import DropPolicy, ImageArray, Prompt
 from masklet_client.events import Dropped, RequestFailed, Result
 from masklet_client.settings import StreamOptions
@@ -46,6 +48,7 @@ async def follow(
         options: as in `StreamSettings`.
 
     Raises:
+        InvalidOpen: `in_flight` is below 1, or an option is not offered.
         RequestError: a prompt for a frame that never came, or a request the server refused.
     """
     options.setdefault("raise_request_errors", True)
@@ -59,11 +62,17 @@ async def follow_all(
     client: Client, frames: Frames, prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
 ) -> AsyncGenerator[Answer, None]:
     """As `follow`, with a `Dropped` for every frame that is not answered (policy "latest")."""
+    if in_flight < 1:
+        raise InvalidOpen(f"in_flight is {in_flight}, must be at least 1", field="in_flight")
     options.setdefault("policy", DropPolicy.BLOCK)
     pending = dict(prompts) if isinstance(prompts, Mapping) else {0: prompts}
     async with aclosing(_each(frames)) as feed:
         first = await anext(feed, None)
         if first is not None:
+            if np.ndim(first) != 3:
+                raise InvalidFrame(
+                    f"the first frame is {type(first).__name__} {list(np.shape(first))}, must be uint8 [H, W, 3]"
+                )
             async with client.track((first.shape[0], first.shape[1]), **options) as stream:
                 feeder = _Feeder(stream, pending, in_flight)
                 async with aclosing(feeder.answers(first, feed)) as answers:

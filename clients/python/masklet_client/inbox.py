@@ -10,7 +10,13 @@ from masklet_client.events import Event
 
 
 class Inbox:
-    """A bounded queue with an end. When it is full the reader waits, and so in the end does the server."""
+    """A bounded queue with an end. When it is full the reader waits, and so in the end does the server.
+
+    Attributes:
+        ended: whether no more events come.
+        error: what broke the stream.
+        error_seen: whether somebody has been told of it.
+    """
 
     def __init__(self, limit: int) -> None:
         """`limit`: events kept at most."""
@@ -19,7 +25,7 @@ class Inbox:
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._discarding = False
-        self._error_seen = False
+        self.error_seen = False
         self.ended = False
         self.error: MaskletError | None = None
 
@@ -48,7 +54,7 @@ class Inbox:
         """The next event, or None after the last; raises what ended the stream, if it broke."""
         while not self._events:
             if self.ended:
-                self._error_seen = True
+                self.error_seen = True
                 if self.error is not None:
                     raise self.error
                 return None
@@ -66,4 +72,4 @@ class Inbox:
     @property
     def unseen_error(self) -> MaskletError | None:
         """What broke the stream, unless somebody has been told."""
-        return None if self._error_seen else self.error
+        return None if self.error_seen else self.error

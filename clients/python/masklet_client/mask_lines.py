@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,19 +24,30 @@ class MaskLines:
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
             raise CommandError(f"{path}: cannot be written ({error.strerror})") from None
+        self._path = path
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """Close; raises CommandError if what was written cannot be kept and nothing else went wrong."""
+        with nullcontext() if error is None else suppress(CommandError), self._writing():
+            self._file.close()
 
     def write(self, frame: int, pts_s: float, objects: Iterable[ObjectResult], *, dropped: str | None = None) -> None:
-        """Append the line of one frame; `dropped` says why it has no masks."""
+        """Append the line of one frame; `dropped` says why it has no masks. Raises CommandError (a full disk)."""
         line: dict[str, Any] = {"frame": frame, "pts_s": round(pts_s, 6), "objects": [object_line(o) for o in objects]}
         if dropped is not None:
             line["dropped"] = dropped
-        self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        with self._writing():
+            self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CommandError(f"{self._path}: cannot be written ({error.strerror})") from error
 
 
 def object_line(found: ObjectResult) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from masklet.types import Size
+from masklet_client.command_error import CommandError
 from masklet_client.events import Dropped, Result
 from masklet_client.mask_lines import MaskLines
 from masklet_client.overlay import draw_masks, draw_note
@@ -35,8 +38,11 @@ class Outputs:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._held.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish them; raises CommandError if that fails and nothing else went wrong."""
+        self._held.__exit__(kind, error, trace)
 
     def write(self, frame: SourceFrame, answer: Result | Dropped) -> None:
         """Append one frame; one that was not answered shows no masks and says so."""
@@ -53,3 +59,23 @@ class Outputs:
             self.lines.write(frame.index, frame.pts_s, (), dropped=answer.reason.value)
         if self.video is not None:
             self.video.write(draw_note(frame.image, "not answered"))
+
+
+def check_outputs(outputs: Iterable[Path | None], source: Path) -> None:
+    """Raises CommandError if two of the files to be written are the same, or one is the source."""
+    seen: list[Path] = []
+    for path in outputs:
+        if path is None:
+            continue
+        if _same(path, source):
+            raise CommandError(f"{path} is the source: writing would destroy it")
+        if any(_same(path, other) for other in seen):
+            raise CommandError(f"{path} cannot be both outputs: give -o and --json different names")
+        seen.append(path)
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other) or one.resolve() == other.resolve()
+    except OSError:  # one of them is not there, or may not be looked at
+        return one.absolute() == other.absolute()

@@ -99,7 +99,7 @@ def read_mask(path: Path) -> MaskArray:
     """[H, W] bool from an image file: any pixel that is not black (palette entry 0) belongs to the object.
 
     Raises:
-        CommandError: no such file, or not an image.
+        CommandError: no such file, not an image, or a huge one.
     """
     try:
         with Image.open(path) as image:
@@ -107,6 +107,6 @@ def read_mask(path: Path) -> MaskArray:
             pixels = np.asarray(plain)
     except FileNotFoundError:
         raise CommandError(f"mask {path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise CommandError(f"mask {path}: cannot be read as an image ({error})") from None
     return np.asarray(pixels.reshape(*pixels.shape[:2], -1).any(axis=-1), np.bool_)

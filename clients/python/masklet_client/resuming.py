@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from masklet.errors import (
     AccessDenied,
@@ -27,14 +28,26 @@ from masklet_client.call import Call, CallFailed, TrackCall
 from masklet_client.events import Opened, Resumed
 from masklet_client.journal import Journal
 from masklet_client.reader import Reader
-from masklet_client.settings import StreamSettings
+from masklet_client.settings import Reconnect, StreamSettings
 from masklet_client.wire import open_to_proto, opened_from_proto
 
 OPEN_TIMEOUT_S = 30.0
 _ATTEMPT_TIMEOUT_S = 10.0
+_LASTING_S = 5.0
 _PASSING = (ServerDraining, BackendUnavailable, AdmissionRefused, IdleTimeout)
 _FORGOTTEN = (SessionExpired, SessionNotFound, SessionStateLost, AccessDenied)
 logger = logging.getLogger("masklet_client")
+
+
+@dataclass(slots=True)
+class _Outage:
+    """Since when no frame was settled, and the next pause between attempts.
+
+    A connection that opens does not end it: it may break each time, before it has settled a frame or lasted for long.
+    """
+
+    since_s: float
+    delay_s: float
 
 
 class Resuming:
@@ -61,6 +74,8 @@ class Resuming:
         self._at = 0
         self._front = ""
         self._call: TrackCall | None = None
+        self._outage: _Outage | None = None
+        self._resumed_s = 0.0
 
     @property
     def address(self) -> str:
@@ -74,7 +89,7 @@ class Resuming:
                 await self._begin(timeout_s=OPEN_TIMEOUT_S)
                 return
             except CallFailed as failure:
-                if last == len(self._addresses) - 1 or not _passes(failure):
+                if last == len(self._addresses) - 1 or not passes(failure.error, on_the_way=failure.on_the_way):
                     raise failure.error from failure
                 self._move_on()
 
@@ -84,7 +99,7 @@ class Resuming:
             while True:
                 assert self._call is not None
                 try:
-                    await self._call.run(self._journal, self._reader.take)
+                    await self._call.run(self._journal, self._take)
                     return
                 except CallFailed as failure:
                     if self._journal.finished or self._journal.hurried:
@@ -102,32 +117,44 @@ class Resuming:
         """A connection that serves the session again; raises the error to end with if there is none to be had."""
         wanted = self._settings.reconnect
         lost = isinstance(failure.error, SessionStateLost)
-        if wanted is None or not (_passes(failure) or (lost and wanted.reseed)):
+        if wanted is None or not (passes(failure.error, on_the_way=failure.on_the_way) or (lost and wanted.reseed)):
             raise failure.error
         logger.warning("lost %s: %s; resuming", self.address, failure.error)
-        if isinstance(failure.error, ServerDraining):
-            self._move_on()
-            self._front = ""
         if lost:
             self._reader.resume_token = b""
-        lost_s, error, delay_s = time.monotonic(), failure.error, wanted.first_delay_s
+        lost_s = time.monotonic()
+        outage = self._outage
+        if outage is not None and lost_s - self._resumed_s < _LASTING_S:
+            await self._pause(wanted, outage, failure.error)
+        else:
+            outage = self._outage = _Outage(lost_s, wanted.first_delay_s)
+            if isinstance(failure.error, ServerDraining):
+                self._leave()
         for attempt in itertools.count(1):
             try:
                 event = await self._attempt(attempt, lost_s)
                 break
             except CallFailed as refused:
-                error = refused.error
-                if not _passes(refused):
-                    raise error from refused
-            pause_s = max(random.uniform(0.5, 1.0) * delay_s, error.retry_after_s or 0.0)
-            if time.monotonic() + pause_s - lost_s > wanted.give_up_s:
-                raise error
-            self._move_on()
-            self._front = ""  # its server may be gone, and the proxy not know yet
-            await asyncio.sleep(pause_s)
-            delay_s = min(2 * delay_s, wanted.max_delay_s)
+                if not passes(refused.error, on_the_way=refused.on_the_way):
+                    raise refused.error from refused
+                await self._pause(wanted, outage, refused.error)
+        self._resumed_s = time.monotonic()
         logger.warning("resumed at %s after %.1f s: %s", self.address, event.seconds, event.origin)
         await self._reader.emit(event)
+
+    async def _pause(self, wanted: Reconnect, outage: _Outage, error: MaskletError) -> None:
+        """Before the next attempt, elsewhere; raises `error` if that would be too late."""
+        pause_s = max(random.uniform(0.5, 1.0) * outage.delay_s, error.retry_after_s or 0.0)
+        if time.monotonic() + pause_s - outage.since_s > wanted.give_up_s:
+            raise error
+        self._leave()  # its server may be gone, and the proxy not know yet
+        await asyncio.sleep(pause_s)
+        outage.delay_s = min(2 * outage.delay_s, wanted.max_delay_s)
+
+    async def _take(self, response: pb.TrackResponse) -> None:
+        if response.WhichOneof("message") in ("result", "dropped"):
+            self._outage = None
+        await self._reader.take(response)
 
     async def _attempt(self, attempt: int, lost_s: float) -> Resumed:
         """One try: with the token if there is one, else, or if nobody knows the session any more, anew."""
@@ -168,13 +195,17 @@ class Resuming:
         self._reader.resume_token, self._reader.go_away = response.opened.resume_token, None
         return response
 
+    def _leave(self) -> None:
+        self._move_on()
+        self._front = ""
+
     def _move_on(self) -> None:
         self._at = (self._at + 1) % len(self._addresses)
 
 
-def _passes(failure: CallFailed) -> bool:
+def passes(error: MaskletError, *, on_the_way: bool) -> bool:
     """Whether it makes sense to try again, here or elsewhere."""
-    return failure.on_the_way or isinstance(failure.error, _PASSING)
+    return on_the_way or isinstance(error, _PASSING)
 
 
 def given_up(error: BaseException) -> MaskletError:

@@ -14,6 +14,7 @@ from masklet_client.client import connect
 from masklet_client.command_error import CommandError
 from masklet_client.events import ImageResult, ServerDescription
 from masklet_client.mask_lines import object_line
+from masklet_client.outputs import check_outputs
 from masklet_client.overlay import draw_masks
 from masklet_client.prompt_text import parse_prompts
 from masklet_client.source import read_image
@@ -43,13 +44,14 @@ def run(args: argparse.Namespace) -> int:
     """Segment and write; raises CommandError or MaskletError."""
     if args.output is None and args.json is None:
         raise CommandError("nothing to write: give -o FILE, --json FILE, or both")
+    check_outputs((args.output, args.json), args.image)
     prompts = _prompts(args)
     image = read_image(args.image)
     server, result = asyncio.run(_segment(args.server, image, prompts))
     if args.output is not None:
         _save(args.output, image, result)
     if args.json is not None:
-        args.json.write_text(json.dumps({"objects": [object_line(found) for found in result.objects]}) + "\n")
+        _save_json(args.json, result)
     for found in result.objects:
         print(f"object {found.object_id}: {found.state}, {found.area_px} px, predicted IoU {found.iou:.2f}")
     if not server.model.trained:
@@ -78,3 +80,11 @@ def _save(path: Path, image: ImageArray, result: ImageResult) -> None:
         Image.fromarray(drawn).save(path)
     except (OSError, ValueError) as error:
         raise CommandError(f"{path}: cannot be written as an image ({error})") from None
+
+
+def _save_json(path: Path, result: ImageResult) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"objects": [object_line(found) for found in result.objects]}) + "\n")
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written ({error.strerror})") from None

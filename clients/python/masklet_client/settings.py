@@ -94,14 +94,21 @@ class StreamSettings:
         Raises:
             InvalidOpen: a value that is not offered; the message lists those that are.
         """
+        if len(size) != 2:
+            raise InvalidOpen(f"size is {list(size)}, must be (height, width)", field="size")
         height, width = (int(side) for side in size)
         if min(height, width) < 1:
             raise InvalidOpen(f"size is {height} x {width} (height x width), must be at least 1 x 1", field="size")
+        for key, least, most in _RANGES:
+            value = options.get(key)
+            if value is not None and not least <= value <= most:  # type: ignore[operator]
+                raise InvalidOpen(f"{key} is {value}, must be {least} to {most}", field=key)
         rest = {key: value for key, value in options.items() if key not in _CHOICES}
         chosen = {key: _choice(kind, key, options[key]) for key, kind in _CHOICES.items() if key in options}  # type: ignore[literal-required]
         return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
 
 
+_RANGES = (("max_staleness_s", 0, 10**9), ("max_conditioning_frames", 0, 2**31 - 1), ("jpeg_quality", 1, 95))
 _CHOICES: dict[str, type[StrEnum]] = {
     "codec": FrameCodec,
     "policy": DropPolicy,

@@ -16,6 +16,7 @@ import av.container
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from masklet.codecs.frames import to_rgb
 from masklet.types import ImageArray, Size
 from masklet_client.command_error import CommandError
 
@@ -66,12 +67,15 @@ def open_source(name: str, *, frame_rate: float | None = None) -> Source:
         options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
         return VideoSource(name, _opened(name, options=options), rate=rate, live=name.startswith("rtsp"))
     path = Path(name)
-    if name.isdecimal() and not path.exists():
-        return _camera(int(name), rate)
-    if not path.exists():
-        raise CommandError(f"{name}: no such file or folder")
-    if path.is_dir():
-        return FolderSource(path, rate=rate)
+    try:
+        if name.isdecimal() and not path.exists():
+            return _camera(int(name), rate)
+        if not path.exists():
+            raise CommandError(f"{name}: no such file or folder")
+        if path.is_dir():
+            return FolderSource(path, rate=rate)
+    except OSError as error:
+        raise CommandError(f"{name}: cannot be read ({error.strerror})") from None
     return VideoSource(name, _opened(name), rate=rate)
 
 
@@ -161,17 +165,17 @@ class FolderSource:
 
 
 def read_image(path: Path) -> ImageArray:
-    """[H, W, 3] uint8 RGB, upright.
+    """[H, W, 3] uint8 RGB, upright; 16-bit grey as the service reads it.
 
     Raises:
-        CommandError: no such file, or not an image.
+        CommandError: no such file, not an image, or a huge one.
     """
     try:
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            return to_rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise CommandError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise CommandError(f"{path}: cannot be read as an image ({error})") from None
 
 

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidFrame, MaskletError, ProtocolViolation
+from masklet.errors import InvalidFrame, LimitExceeded, MaskletError, ProtocolViolation
 from masklet.types import DropPolicy, ImageArray, MaskArray, Prompt, PromptMode
 from masklet.v1 import segmentation_pb2 as pb
 from masklet_client.call import Call
@@ -68,6 +68,8 @@ class TrackStream:
 
     async def __aenter__(self) -> Self:
         """Open the session; raises whatever the server refuses it with."""
+        if self._reading is not None or self._closed:
+            raise ProtocolViolation("a stream is opened once: get another one from `track`")
         try:
             await self._resuming.open()
         except BaseException:
@@ -100,9 +102,14 @@ class TrackStream:
 
         Raises:
             InvalidFrame: an array of another shape or dtype.
+            LimitExceeded: more bytes than the server takes; the stream goes on.
         """
+        self._check_open()
         captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
         payload = frame if isinstance(frame, bytes) else await self._encode(frame)
+        limit = self.opened.limits.max_frame_bytes
+        if 0 < limit < len(payload):  # sent, it would end the stream
+            raise LimitExceeded(f"frame has {len(payload)} bytes, the server takes {limit}", field="frame.payload")
         return await self._post(frame=frame_to_proto(payload, captured_ns))
 
     async def prompt(self, prompt: Prompt, *, frame_seq: int = 0) -> int:
@@ -200,6 +207,7 @@ class TrackStream:
         return self
 
     async def __anext__(self) -> Result:
+        self._check_open()
         while (event := await self._inbox.get()) is not None:
             if isinstance(event, Result):
                 return event
@@ -209,15 +217,18 @@ class TrackStream:
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Everything the server says, in order. Use this or iterate over results: an event is given out once."""
+        self._check_open()
         while (event := await self._inbox.get()) is not None:
             yield event
 
     def latest(self) -> Result | None:
         """The newest result that has arrived and was not read, without waiting; older ones are skipped."""
+        self._check_open()
         newest: Result | None = None
         while (event := self._inbox.take()) is not None:
             newest = event if isinstance(event, Result) else newest
         if newest is None and self._inbox.ended and self._inbox.error is not None:
+            self._inbox.error_seen = True
             raise self._inbox.error
         return newest
 
@@ -230,13 +241,23 @@ class TrackStream:
     async def _post(self, **body: object) -> int:
         if self._finished or self._closed:
             raise ProtocolViolation("nothing can be sent after `finish` or `close`")
+        self._check_open()
         self._raise_if_ended()
-        seq = await self._journal.post(**body)
+        try:
+            seq = await self._journal.post(**body)
+        except MaskletError:  # what the stream is about to end with
+            self._inbox.error_seen = True
+            raise
         self._raise_if_ended()
         return seq
 
+    def _check_open(self) -> None:
+        if self._reading is None:
+            raise ProtocolViolation("the stream is not open: `async with` (or `with`) opens it")
+
     def _raise_if_ended(self) -> None:
         if self._inbox.ended:
+            self._inbox.error_seen = True
             raise self._inbox.error or ProtocolViolation("the server has ended the stream")
 
     async def _read(self) -> None:

@@ -18,11 +18,13 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
+from masklet.errors import ProtocolViolation
 from masklet.types import FrameCodec, ImageArray, MaskArray, MaskEncoding, Profile, Prompt, PromptMode
 from masklet_client import client as asynchronous
-from masklet_client.events import Event, ImageResult, Opened, RequestFailed, Result, ServerDescription
+from masklet_client.events import Event, GoAway, ImageResult, Opened, RequestFailed, Result, ServerDescription
 from masklet_client.following import Prompts
-from masklet_client.settings import StreamOptions
+from masklet_client.settings import StreamOptions, StreamSettings
+from masklet_client.stream import CLOSE_TIMEOUT_S
 from masklet_client.stream import TrackStream as AsyncTrackStream
 
 Answer = TypeVar("Answer")
@@ -31,25 +33,39 @@ _CANCEL_TIMEOUT_S = 10.0
 
 
 class _Loop:
-    """An event loop in a daemon thread."""
+    """An event loop in a daemon thread, within the `with` block."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="masklet-client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="masklet-client", daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.run_until_complete(self._loop.shutdown_default_executor())
-        self._loop.close()
+        loop, thread, self._loop = self._loop, self._thread, None
+        assert loop is not None and thread is not None
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.run_until_complete(_ended(asyncio.all_tasks(loop)))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Wait for `work`; Ctrl-C while waiting cancels it, and waits until it has cleaned up, 10 s at most."""
+        """Wait for `work`; Ctrl-C while waiting cancels it, and waits until it has cleaned up, 10 s at most.
+
+        Raises:
+            ProtocolViolation: outside the `with` block, or in the loop's own thread, which would wait for itself.
+        """
+        loop = self._loop
+        if loop is None or threading.current_thread() is self._thread:
+            work.close()
+            refusal = "`on_event` cannot wait: call the client elsewhere" if loop else "the client is not connected"
+            raise ProtocolViolation(refusal)
         ended = threading.Event()
 
         async def watched() -> Answer:
@@ -58,7 +74,7 @@ class _Loop:
             finally:
                 ended.set()
 
-        future = asyncio.run_coroutine_threadsafe(watched(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(watched(), loop)
         try:
             return future.result()
         except BaseException:
@@ -73,19 +89,32 @@ class Client:
     def __init__(self, inner: asynchronous.Client) -> None:
         """`inner`: not yet connected."""
         self._inner = inner
+        self._loop = _Loop()
+        self._following: set[Any] = set()
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
         """Connect; raises as `masklet_client.Client` does."""
         with ExitStack() as held:
-            self._loop = held.enter_context(_Loop())
+            held.enter_context(self._loop)
             self._loop.run(self._inner.__aenter__())
             held.callback(lambda: self._loop.run(self._inner.__aexit__(None, None, None)))
+            held.callback(self._leave_all)
             self._held = held.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._held.close()
+
+    @property
+    def address(self) -> str:
+        """host:port of the first server."""
+        return self._inner.address
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """host:port of every server."""
+        return self._inner.addresses
 
     @property
     def server(self) -> ServerDescription:
@@ -109,11 +138,22 @@ class Client:
     @contextmanager
     def _followed(self, frames: Iterable[ImageArray], prompts: Prompts, **rest: Any) -> Iterator[Any]:
         results: Any = self._inner.follow(frames, prompts, **rest)
+        self._following.add(results)
         try:
             yield results
         finally:
-            if not results.ag_running:  # Ctrl-C once more, while it was being closed
-                self._loop.run(results.aclose())
+            self._leave(results)
+
+    def _leave(self, results: Any) -> None:
+        """Close it, unless that was done, or was being done when Ctrl-C came once more."""
+        if results in self._following and not results.ag_running:
+            self._loop.run(results.aclose())
+        self._following.discard(results)
+
+    def _leave_all(self) -> None:
+        """Close those whose iterators are still held somewhere."""
+        for results in list(self._following):
+            self._leave(results)
 
     def follow(
         self, frames: Iterable[ImageArray], prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
@@ -155,6 +195,11 @@ class TrackStream:
         self._loop.run(self._inner.__aexit__(kind, error, trace))
 
     @property
+    def settings(self) -> StreamSettings:
+        """As asked for."""
+        return self._inner.settings
+
+    @property
     def opened(self) -> Opened:
         """As granted."""
         return self._inner.opened
@@ -168,6 +213,16 @@ class TrackStream:
     def failures(self) -> tuple[RequestFailed, ...]:
         """The last 256 refused requests."""
         return tuple(self._inner.failures)
+
+    @property
+    def resume_token(self) -> bytes:
+        """The session's newest token."""
+        return self._inner.resume_token
+
+    @property
+    def go_away(self) -> GoAway | None:
+        """Set once the server drains."""
+        return self._inner.go_away
 
     def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
         """Send the next frame; returns its seq."""
@@ -209,9 +264,9 @@ class TrackStream:
         """Nothing more is sent; iteration ends once the frames already sent are answered."""
         self._loop.run(self._inner.finish())
 
-    def close(self) -> None:
-        """End the stream; answers not read yet are lost."""
-        self._loop.run(self._inner.close())
+    def close(self, *, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """End the stream; answers not read yet are lost. Cut off if the server does not end it in time."""
+        self._loop.run(self._inner.close(timeout_s=timeout_s))
 
     def __iter__(self) -> Self:
         return self
@@ -239,6 +294,12 @@ class TrackStream:
 def connect(address: str | Sequence[str] = asynchronous.DEFAULT_ADDRESS, **settings: Any) -> Client:
     """A client for the server at `address`; `with` connects it. Settings as in `masklet_client.connect`."""
     return Client(asynchronous.connect(address, **settings))
+
+
+async def _ended(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _next_or_none(answers: Any) -> Any:

@@ -6,16 +6,22 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from masklet.types import Prompt
+from masklet.types import DropReason, Prompt
 from masklet_client.client import Client, connect
 from masklet_client.command_error import CommandError
-from masklet_client.outputs import Outputs
+from masklet_client.outputs import Outputs, check_outputs
 from masklet_client.prompt_check import check_prompt
 from masklet_client.prompt_text import BOX_FORM, CLICK_FORM, MASK_FORM, parse_prompts
 from masklet_client.source import Source, open_source
 from masklet_client.tracking import Tracking
 
 UNTRAINED_NOTE = "note: the server's weights are untrained random stand-ins, so these masks mean nothing"
+_SLOW = "the server could not keep up (policy latest)"
+_WHY = {
+    DropReason.QUEUE_FULL: _SLOW,
+    DropReason.STALE: _SLOW,
+    DropReason.CONNECTION_LOST: "their answers were lost with a connection",
+}
 _DESCRIPTION = """\
 Follow objects through a video, a folder of images, a camera (its number) or a stream (RTSP or HTTP URL).
 
@@ -86,12 +92,12 @@ async def _track(args: argparse.Namespace, source: Source, prompts: dict[int, li
 
 
 def _summarise(args: argparse.Namespace, client: Client, tracking: Tracking) -> None:
-    if not tracking.answered:
+    if not (tracking.answered or tracking.dropped):
         return
     written = ", ".join(str(path) for path in (args.output, args.json) if path)
     print(f"{tracking.answered} frames, {tracking.frame_rate_hz:.1f} frames/s; wrote {written}")
-    if tracking.dropped:
-        print(f"{tracking.dropped} more frames were not answered: the server could not keep up (policy latest)")
+    for reason, count in sorted(tracking.dropped.items()):
+        print(f"{count} more frames were not answered: {_WHY.get(reason, reason)}")
     if not client.server.model.trained:
         print(UNTRAINED_NOTE)
 
@@ -101,11 +107,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
         raise CommandError("nothing to write: give -o FILE, --json FILE, or both")
     if args.max_frames is not None and args.max_frames < 1:
         raise CommandError(f"--max-frames is {args.max_frames}, must be at least 1")
-    if args.fps is not None and not 0 < args.fps <= 240:
-        raise CommandError(f"--fps is {args.fps:g}, must be above 0 and at most 240")
-    for path in (args.output, args.json):
-        if path is not None and path.exists() and Path(args.source).exists() and path.samefile(args.source):
-            raise CommandError(f"{path} is the source: writing would destroy it")
+    if args.fps is not None and not 0.001 <= args.fps <= 240:
+        raise CommandError(f"--fps is {args.fps:g}, must be 0.001 to 240")
+    check_outputs((args.output, args.json), Path(args.source))
 
 
 def _check_prompts(prompts: dict[int, list[Prompt]], source: Source, max_frames: int | None) -> None:

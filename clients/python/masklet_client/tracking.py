@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager, suppress
@@ -15,14 +16,12 @@ from itertools import islice
 from tqdm import tqdm
 
 from masklet.errors import RequestError
-from masklet.types import ImageArray, Prompt
+from masklet.types import DropReason, ImageArray, Prompt
 from masklet_client.client import Client
 from masklet_client.events import Dropped
 from masklet_client.following import Answer, follow_all
 from masklet_client.outputs import Outputs
 from masklet_client.source import Source, SourceFrame
-
-EXIT_INTERRUPTED = 130
 
 
 class Tracking:
@@ -30,7 +29,7 @@ class Tracking:
 
     Attributes:
         answered: frames that came back with masks.
-        dropped: frames the server skipped.
+        dropped: frames that were not answered, by reason.
         frame_rate_hz: frames answered per second, from opening the stream to now.
     """
 
@@ -38,16 +37,18 @@ class Tracking:
         """`max_frames` None: all."""
         self._source, self._outputs, self._max_frames = source, outputs, max_frames
         known = [count for count in (max_frames, source.frame_count) if count is not None]
-        self._bar = tqdm(total=min(known, default=None), unit="frame", disable=quiet)
+        self._bar = tqdm(total=min(known, default=None), unit="frame", disable=quiet or sys.stderr is None)
         self._stop = threading.Event()
         self._waiting: dict[int, SourceFrame] = {}
         self._early: dict[int, Answer] = {}
         self._next_index = 0
-        self.answered = self.dropped = 0
+        self._signal = 0
+        self.answered = 0
+        self.dropped: Counter[DropReason] = Counter()
         self.frame_rate_hz = 0.0
 
     async def run(self, client: Client, prompts: dict[int, list[Prompt]], *, policy: str, codec: str) -> int:
-        """Track to the end; the exit status. The first Ctrl-C ends the source, the second gives up at once."""
+        """Track to the end; the exit status. The first Ctrl-C or SIGTERM ends the source, the second stops at once."""
         with self._bar, ThreadPoolExecutor(1, "masklet-writer") as writer, self._signals():
             answers = follow_all(client, self._images(), prompts, policy=policy, codec=codec, raise_request_errors=True)
             try:
@@ -56,7 +57,7 @@ class Tracking:
             except RequestError:  # after Ctrl-C, prompts for frames that never came are no mistake
                 if not self._stop.is_set():
                     raise
-        return EXIT_INTERRUPTED if self._stop.is_set() else 0
+        return 128 + self._signal if self._signal else 0
 
     async def _write_all(self, answers: AsyncIterator[Answer], writer: ThreadPoolExecutor) -> None:
         loop, started_s = asyncio.get_running_loop(), time.monotonic()
@@ -77,7 +78,7 @@ class Tracking:
     def _in_order(self, answer: Answer) -> Iterator[tuple[SourceFrame, Answer]]:
         """Frames that can be written now: a frame may be reported dropped before an earlier one is answered."""
         if isinstance(answer, Dropped):
-            self.dropped += 1
+            self.dropped[answer.reason] += 1
         else:
             self.answered += 1
         self._early[answer.frame_index] = answer
@@ -87,21 +88,23 @@ class Tracking:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """The first Ctrl-C ends the source, so that files are finished in order; the second cancels."""
+        """The first Ctrl-C or SIGTERM ends the source, so that files are finished in order; the second cancels."""
         loop, running = asyncio.get_running_loop(), asyncio.current_task()
 
-        def interrupted() -> None:
+        def stopped(number: signal.Signals) -> None:
             if self._stop.is_set() and running is not None:
                 running.cancel()
             self._stop.set()
+            self._signal = self._signal or number
             print("stopping after the frames already sent; Ctrl-C again stops at once", file=sys.stderr)
 
-        added = False
+        added: list[signal.Signals] = []
         with suppress(NotImplementedError):  # Windows: the default, which cancels, has to do
-            loop.add_signal_handler(signal.SIGINT, interrupted)
-            added = True
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stopped, number)
+                added.append(number)
         try:
             yield
         finally:
-            if added:
-                loop.remove_signal_handler(signal.SIGINT)
+            for number in added:
+                loop.remove_signal_handler(number)

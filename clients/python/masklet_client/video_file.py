@@ -31,7 +31,7 @@ class VideoFile:
         """`size` (height, width) may be odd: a row or column is then repeated, since 4:2:0 needs even sides.
 
         Raises:
-            CommandError: the file cannot be written, or its name ends in no video format.
+            CommandError: the file cannot be written, or its name ends in no video format that takes H.264.
         """
         self._path = path
         self._pad = (size[0] % 2, size[1] % 2)
@@ -39,11 +39,11 @@ class VideoFile:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             container = av.open(str(path), "w", options=options)
+            self._stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
         except (av.FFmpegError, ValueError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"{path}: cannot be written as video ({reason}); try a name that ends in .mp4") from None
         self._container: OutputContainer | None = container
-        self._stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
         self._stream.height, self._stream.width = size[0] + self._pad[0], size[1] + self._pad[1]
         self._stream.pix_fmt = "yuv420p"
 

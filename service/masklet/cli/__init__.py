@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from masklet.errors import MaskletError
 
 _EXIT_ERROR = 2
 _EXIT_INTERRUPTED = 130
+_EXIT_UNREAD = 141
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,22 @@ _COMMANDS = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status. Errors of ours are one line on stderr and 2, Ctrl-C is 130."""
+    """Run one command; the exit status. Errors of ours are one line on stderr and 2, Ctrl-C 130, a closed pipe 141."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
         args = _parse(words)
         status: int = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return status
     except MaskletError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
+    except BrokenPipeError:  # what read our output has gone (`... | head`), so the rest is thrown away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _EXIT_UNREAD
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -10,6 +10,7 @@ from masklet.config_file import config_keys
 from masklet.errors import ConfigError
 
 _NOT_SERVING = 1
+_LONGEST_S = 86_400
 _DESCRIPTION = """\
 Ask over gRPC (grpc.health.v1) whether a masklet service or a Triton takes calls.
 
@@ -35,9 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask once; 0 if it serves, else 1. Raises ConfigError if the timeout is not above 0."""
-    if not args.timeout > 0:
-        raise ConfigError(f"--timeout is {args.timeout:g}, must be above 0 seconds")
+    """Ask once; 0 if it serves, else 1. Raises ConfigError for a timeout that makes no sense."""
+    if not 0 < args.timeout <= _LONGEST_S:
+        raise ConfigError(f"--timeout is {args.timeout:g}, must be above 0 and at most {_LONGEST_S} seconds")
     answer = _ask(args.server, args.service, args.timeout)
     print(answer)
     return 0 if answer == "SERVING" else _NOT_SERVING

@@ -45,6 +45,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Replay all scenarios; 0 if all are inside the tolerances."""
+    if args.triton is not None and args.backend != "triton":
+        raise ConfigError(f"--triton is {args.triton}, which only --backend triton uses, not {args.backend}")
     paths = [path for folder in args.folders for path in find_scenarios(folder)]
     print(_HEADER)
     with tempfile.TemporaryDirectory(prefix="masklet-verify-") as folder:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from masklet.errors import ConfigError, install_hint
@@ -75,6 +77,11 @@ def _convert(args: argparse.Namespace) -> None:
     from masklet.model.checkpoint import read_checkpoint, save_checkpoint
     from masklet.model.transformers_naming import to_transformers
 
+    output = Path(args.output)
+    if os.path.exists(output) and not os.path.isfile(output):
+        raise ConfigError(f"{output}: is no file that could be replaced")
+    if not os.path.isdir(output.parent):
+        raise ConfigError(f"{output}: cannot be written: {output.parent} is no folder")
     state = read_checkpoint(args.input)
     renamed = to_transformers(state) if args.to == "transformers" else state
     if args.half:

@@ -56,7 +56,7 @@ def decode_frame(codec: FrameCodec, payload: bytes, size: Size) -> ImageArray:
     except ValueError as error:
         raise _undecodable(codec, payload, error) from error
     _check_size(codec, (image.height, image.width), size)
-    return _to_rgb(image)
+    return to_rgb(image)
 
 
 def encode_frame(codec: FrameCodec, image: ImageArray, *, quality: int = 90) -> bytes:
@@ -107,7 +107,8 @@ def _undecodable(codec: FrameCodec, payload: bytes, error: ValueError) -> Invali
     return InvalidFrame(f"{codec} frame of {len(payload)} bytes cannot be decoded: {error}", field="frame.payload")
 
 
-def _to_rgb(image: Image.Image) -> ImageArray:
+def to_rgb(image: Image.Image) -> ImageArray:
+    """[H, W, 3] uint8 RGB of an image of any mode, contiguous and writable."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion would clip at 255
         grey = (np.asarray(image) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -148,7 +148,7 @@ class Replay:
 
         Raises:
             BackendError: a frame was not answered, or a prompt refused.
-        ConfigError: the recording lacks an answer.
+            ConfigError: the recording lacks an answer.
         """
         registry, limits = SessionRegistry(1), LimitsConfig(max_frame_bytes=64 * 2**20)
         lasting = SessionConfig(idle_timeout_s=3600, resume_ttl_s=0)

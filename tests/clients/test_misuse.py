@@ -1,0 +1,191 @@
+"""What is easily got wrong in a program: it is said at once, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import logging
+from typing import Any
+
+import grpc.aio
+import numpy as np
+import pytest
+
+import masklet_client
+from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, ProtocolViolation, SessionClosed
+from masklet.types import ImageArray, Prompt
+from masklet.v1.session_pb2 import CloseSessionRequest
+from masklet.v1.session_pb2_grpc import SessionServiceStub
+from masklet_client import Event, FrameCodec, Result, TrackStream, sync
+
+from .conftest import SIZE, running
+
+CLICK = [Prompt.clicks(1, [(20, 20)])]
+
+
+async def test_a_stream_that_was_never_opened_says_so(address: str, frames: list[ImageArray]) -> None:
+    async with masklet_client.connect(address) as client, asyncio.timeout(10):
+        stream = client.track(SIZE, policy="block")
+        for work in (stream.send(frames[0]), stream.click(1, (3, 3)), anext(stream), anext(stream.events())):
+            with pytest.raises(ProtocolViolation, match="not open"):
+                await work
+        with pytest.raises(ProtocolViolation, match="not open"):
+            stream.latest()
+
+
+async def test_a_stream_is_opened_once(address: str) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        with pytest.raises(ProtocolViolation, match="opened once"):
+            await stream.__aenter__()
+
+
+@pytest.mark.parametrize("in_flight", [0, -1])
+async def test_follow_with_nothing_in_flight_is_refused(frames: list[ImageArray], in_flight: int) -> None:
+    with pytest.raises(InvalidOpen, match=f"in_flight is {in_flight}"):
+        await anext(masklet_client.connect().follow(frames, CLICK, in_flight=in_flight))
+
+
+async def test_follow_of_no_pictures_names_what_came() -> None:
+    for wrong in (np.zeros(9, np.uint8), b"\xff\xd8"):
+        with pytest.raises(InvalidFrame, match="first frame is"):
+            await anext(masklet_client.connect().follow([wrong], CLICK))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("jpeg_quality", 0),
+        ("jpeg_quality", 100),
+        ("max_conditioning_frames", -1),
+        ("max_staleness_s", -1.0),
+        ("max_staleness_s", float("nan")),
+        ("max_staleness_s", float("inf")),
+    ],
+)
+def test_options_out_of_range_are_named(option: str, value: float) -> None:
+    with pytest.raises(InvalidOpen, match=f"{option} is {value}"):
+        masklet_client.connect().track(SIZE, **{option: value})  # type: ignore[arg-type]
+
+
+def test_the_shape_of_an_image_is_no_size(frames: list[ImageArray]) -> None:
+    with pytest.raises(InvalidOpen, match=r"must be \(height, width\)"):
+        masklet_client.connect().track(frames[0].shape)
+
+
+async def test_a_frame_of_too_many_bytes_does_not_end_the_stream() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+    async with running(max_frame_bytes=100_000) as server:
+        address = f"127.0.0.1:{server.port}"
+        async with masklet_client.connect(address) as client, client.track((300, 400), codec="jpeg") as stream:
+            await stream.click(1, (3, 3))
+            with pytest.raises(LimitExceeded, match=r"frame has 360000 bytes, the server takes 100000"):
+                await stream.send(bytes(360_000))
+            await stream.send(noise // 64)
+            assert (await anext(stream)).frame_index == 0
+
+
+@pytest.mark.parametrize("how", ["send", "latest"])
+async def test_an_error_that_was_caught_is_not_raised_again_on_leaving(
+    address: str, frames: list[ImageArray], how: str
+) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        await _close_session(address, stream)
+        with pytest.raises(SessionClosed):
+            if how == "send":
+                await stream.send(frames[0])
+            else:
+                stream.latest()
+
+
+async def _close_session(address: str, stream: TrackStream) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        await SessionServiceStub(channel).CloseSession(CloseSessionRequest(session_id=stream.opened.session_id))
+    async with asyncio.timeout(10):
+        while not stream._inbox.ended:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_prompt_with_a_mask_and_points_is_refused(address: str) -> None:
+    both = Prompt(1, np.ones((1, 2), np.float32), np.ones(1, np.int32), mask=np.ones(SIZE, np.bool_))
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        with pytest.raises(InvalidPrompt, match="excludes points and box"):
+            await stream.prompt(both)
+
+
+@pytest.mark.parametrize(
+    "prompt", [Prompt.clicks(1, [(5, 5)], [2]), Prompt.clicks(1, [(5, 5)], [1, 1]), Prompt.clicks(-1, [(5, 5)])]
+)
+async def test_bad_prompts_for_an_encoded_image_are_named(prompt: Prompt) -> None:
+    with pytest.raises(InvalidPrompt):
+        await masklet_client.connect().segment(b"\xff\xd8", [prompt], codec=FrameCodec.JPEG)
+
+
+async def test_an_image_that_is_no_image_is_named() -> None:
+    with pytest.raises(InvalidFrame, match=r"image is uint8 \[9\]"):
+        await masklet_client.connect().segment(np.zeros(9, np.uint8), CLICK)
+
+
+async def test_an_image_goes_to_the_first_server_that_is_there(address: str, frames: list[ImageArray]) -> None:
+    async with masklet_client.connect(["127.0.0.1:1", address]) as client:
+        assert len((await client.segment(frames[0], CLICK)).objects) == 1
+
+
+@pytest.mark.parametrize("metadata", [("Authorization", "Bearer x"), ("a b", "x"), ("name", "\u00e9")])
+def test_metadata_that_cannot_be_sent_is_named(metadata: tuple[str, str]) -> None:
+    with pytest.raises(InvalidOpen, match=f"metadata .*{metadata[0]}"):
+        masklet_client.connect(metadata=[metadata])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(masklet_client.Client, sync.Client), (masklet_client.TrackStream, sync.TrackStream)]
+)
+def test_the_twins_have_the_same_names(one: type, other: type) -> None:
+    def names(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert names(one) <= names(other)
+    for name in names(one):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if inspect.isfunction(mine):
+            assert list(inspect.signature(mine).parameters) == list(inspect.signature(theirs).parameters)
+
+
+def test_a_callback_cannot_wait_for_its_own_loop(far_address: str, frames: list[ImageArray]) -> None:
+    def heard(event: Event) -> None:
+        if isinstance(event, Result):
+            stream.click(2, (6, 6))
+
+    with sync.connect(far_address) as client:
+        stream = client.track(SIZE, on_event=heard)
+        with pytest.raises(ProtocolViolation, match="`on_event` cannot wait"), stream:
+            stream.click(1, (5, 5))
+            stream.send(frames[0])
+            next(stream)
+
+
+def test_a_client_that_is_not_connected_says_so(far_address: str) -> None:
+    client = sync.connect(far_address)
+    with pytest.raises(ProtocolViolation, match="not connected"):
+        client.describe()
+    with client:
+        assert client.address == far_address and client.describe().version
+    with pytest.raises(ProtocolViolation, match="not connected"):
+        client.describe()
+
+
+def test_iterators_that_outlive_their_client_end_quietly(
+    far_address: str, frames: list[ImageArray], caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    with caplog.at_level(logging.ERROR, "asyncio"), sync.connect(far_address) as client:
+        results: Any = client.follow(frames * 5, CLICK)
+        next(results)
+        open_still = client.track(SIZE).__enter__()
+    with pytest.raises(ProtocolViolation, match="not connected"):
+        next(results)
+    with pytest.raises(ProtocolViolation, match="not connected"):
+        open_still.send(frames[0])
+    del results, open_still
+    gc.collect()
+    assert not caplog.records
+    assert not [warned for warned in recwarn if "never awaited" in str(warned.message)]
