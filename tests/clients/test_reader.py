@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from google.protobuf.json_format import ParseDict
 
 from masklet.errors import InvalidFrame, MaskletError, ProtocolViolation, SequenceGap
 from masklet.server.status import to_status
@@ -38,3 +39,16 @@ async def test_a_frame_that_was_not_even_taken_keeps_no_stream_from_being_closed
         async with asyncio.timeout(30):
             closing = await journal.next()
         assert closing is not None and closing.HasField("close")
+
+
+async def test_what_only_a_newer_server_says_is_named() -> None:
+    journal = Journal(max_bytes=1000, max_requests=10)
+    reader = Reader(journal, Inbox(10), on_event=None, resumes=True)
+    seq = await journal.post(frame=pb.Frame(payload=b"x"))
+    assert await journal.next()
+    dropped = ParseDict({"serverSeq": 1, "dropped": {"frameSeq": seq, "reason": 99}}, pb.TrackResponse())
+    with pytest.raises(MaskletError, match=r"dropped\.reason is 99"):
+        await reader.take(dropped)
+    result = ParseDict({"serverSeq": 2, "result": {"frameSeq": seq, "objects": [{"state": 99}]}}, pb.TrackResponse())
+    with pytest.raises(MaskletError, match=r"object\.state is 99"):
+        await reader.take(result)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from masklet.codecs.masks import encode_mask
+from masklet.errors import MaskletError
 from masklet.types import (
     DropPolicy,
     DropReason,
@@ -42,12 +44,11 @@ _POLICIES = {policy: pb.DropPolicy.Value(f"DROP_POLICY_{policy.name}") for polic
 _PROFILES = {profile: pb.Profile.Value(f"PROFILE_{profile.name}") for profile in Profile}
 _ENCODINGS = {e: mask_pb2.MaskEncoding.Value(f"MASK_ENCODING_{e.name}") for e in MaskEncoding}
 _MODES = {mode: prompt_pb2.PromptMode.Value(f"PROMPT_MODE_{mode.name}") for mode in PromptMode}
-_STATES = {pb.ObjectState.Value(f"OBJECT_STATE_{state.name}"): state for state in ObjectState}
-_REASONS = {pb.DropReason.Value(f"DROP_REASON_{reason.name}"): reason for reason in DropReason}
-_ORIGINS = {pb.StateOrigin.Value(f"STATE_ORIGIN_{origin.name}"): origin for origin in StateOrigin}
+_STATES = {state: pb.ObjectState.Value(f"OBJECT_STATE_{state.name}") for state in ObjectState}
+_REASONS = {reason: pb.DropReason.Value(f"DROP_REASON_{reason.name}") for reason in DropReason}
+_ORIGINS = {origin: pb.StateOrigin.Value(f"STATE_ORIGIN_{origin.name}") for origin in StateOrigin}
 _LABELS = {1: prompt_pb2.POINT_LABEL_INCLUDE, 0: prompt_pb2.POINT_LABEL_EXCLUDE}
-Key = TypeVar("Key")
-Value = TypeVar("Value")
+Member = TypeVar("Member", bound=StrEnum)
 
 
 def codec_to_proto(codec: FrameCodec) -> pb.FrameCodec.ValueType:
@@ -129,12 +130,12 @@ def opened_from_proto(message: pb.Opened) -> Opened:
     return Opened(
         session_id=message.session_id,
         limits=_limits(message.limits),
-        state_origin=_ORIGINS[message.state_origin],
+        state_origin=_member(_ORIGINS, message.state_origin, "opened.state_origin"),
         resume_token=message.resume_token,
         next_seq=message.next_seq,
-        drop_policy=_key_of(_POLICIES, message.drop_policy),
-        profile=_key_of(_PROFILES, message.profile),
-        mask_encoding=_key_of(_ENCODINGS, message.mask_encoding),
+        drop_policy=_member(_POLICIES, message.drop_policy, "opened.drop_policy"),
+        profile=_member(_PROFILES, message.profile, "opened.profile"),
+        mask_encoding=_member(_ENCODINGS, message.mask_encoding, "opened.mask_encoding"),
     )
 
 
@@ -148,7 +149,7 @@ def result_from_proto(message: pb.Result, frame_seq: int, frame_index: int) -> R
         objects=_objects(message.objects),
         timing=_timing(message.timing),
         revised=message.revised,
-        recovered=_ORIGINS.get(message.recovered),
+        recovered=_member(_ORIGINS, message.recovered, "result.recovered") if message.recovered else None,
         recovery_s=_seconds(message.recovery),
     )
 
@@ -160,7 +161,7 @@ def image_result_from_proto(message: pb.SegmentImageResponse) -> ImageResult:
 
 def reason_from_proto(reason: pb.DropReason.ValueType) -> DropReason:
     """Why a frame was not answered."""
-    return _REASONS[reason]
+    return _member(_REASONS, reason, "dropped.reason")
 
 
 def description_from_proto(message: pb.DescribeModelResponse) -> ServerDescription:
@@ -187,13 +188,13 @@ def _object(message: pb.ObjectResult) -> ObjectResult:
     sent = message.HasField("mask")
     return ObjectResult(
         object_id=message.object_id,
-        state=_STATES[message.state],
+        state=_member(_STATES, message.state, "object.state"),
         box=edges,
         area_px=message.area_px,
         score=message.object_score,
         iou=message.predicted_iou,
         size=(message.mask.height, message.mask.width),
-        mask_encoding=_key_of(_ENCODINGS, message.mask.encoding) if sent else MaskEncoding.NONE,
+        mask_encoding=_member(_ENCODINGS, message.mask.encoding, "mask.encoding") if sent else MaskEncoding.NONE,
         mask_bytes=message.mask.data,
         logits=_logits(message.logits) if message.HasField("logits") else None,
     )
@@ -231,5 +232,8 @@ def _seconds(duration: Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _key_of(table: dict[Key, Value], number: Value) -> Key:
-    return next(key for key, value in table.items() if value == number)
+def _member(table: Mapping[Member, int], number: int, field: str) -> Member:
+    for member, value in table.items():
+        if value == number:
+            return member
+    raise MaskletError(f"the server says {field} is {number}, which this client does not know: it may be too old")
