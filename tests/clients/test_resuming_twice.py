@@ -93,8 +93,11 @@ async def test_a_front_that_dies_before_a_new_sessions_first_answer_leaves_its_o
             front(killed, resume_key_file=str(keys)) as second,
             front(heir, resume_key_file=str(keys)) as third,
             line_to(first.port) as line,
-            tracking(line.address, f"127.0.0.1:{third.port}") as stream,
+            line_to(third.port) as spare,
+            tracking(line.address, spare.address) as stream,
         ):
+            spare.refusing = True  # an attempt that fails moves on, and the heir must not be the first to be found
+            spare.cut()
             await stream.click(1, (10, 20))
             await stream.click(2, (40, 20))
             await stream.send(FRAME)
@@ -106,7 +109,7 @@ async def test_a_front_that_dies_before_a_new_sessions_first_answer_leaves_its_o
                 while not inner.steps_started:
                     await asyncio.sleep(0.01)
             killed.vanish()
-            line.refusing = True
+            line.refusing, spare.refusing = True, False
             line.cut()
             events = await rest(stream)
     origins = [event.origin for event in kinds(events, Resumed) if isinstance(event, Resumed)]
