@@ -13,7 +13,7 @@ import torch
 
 from masklet.cli import weights
 from masklet.errors import ConfigError, WeightsError
-from masklet.model import build, published
+from masklet.model import PromptBatch, build, published
 from masklet.model.checkpoint import load_weights, read_as_stored, read_checkpoint, save_checkpoint, state_sha256
 from masklet.model.published import PublishedCheckpoint
 
@@ -89,6 +89,32 @@ def test_a_file_stored_in_half_precision_is_half_the_size_and_loads(tmp_path, ti
     network = build("sam2.1_hiera_tiny", input_size=64, seed=6)
     load_weights(network, tmp_path / "half.safetensors", variant="sam2.1_hiera_tiny")
     assert all(torch.equal(value, tiny_state[key].half().float()) for key, value in network.state_dict().items())
+
+
+def test_shifting_the_object_score_shifts_it_and_nothing_else(tmp_path, tiny_file, tiny_state):
+    masklet("convert", tiny_file, tmp_path / "shifted.safetensors", "--shift-object-score", "-1.5")
+    before, after = build("sam2.1_hiera_tiny", input_size=64), build("sam2.1_hiera_tiny", input_size=64)
+    before.load_state_dict(tiny_state)
+    load_weights(after, tmp_path / "shifted.safetensors", variant="sam2.1_hiera_tiny")
+    with torch.inference_mode():
+        answers = [_answer(network) for network in (before, after)]
+    assert torch.allclose(answers[1].object_score, answers[0].object_score - 1.5, atol=1e-5)
+    assert torch.equal(answers[1].logits, answers[0].logits)
+    assert torch.equal(answers[1].predicted_iou, answers[0].predicted_iou)
+
+
+@pytest.mark.parametrize(("by", "said"), [("nan", "shifted by nan: must be finite"), ("1", "no object score to shift")])
+def test_a_shift_that_cannot_be_is_named(tmp_path, by, said):
+    save_checkpoint({"weight": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=said):
+        masklet("convert", tmp_path / "other.pt", tmp_path / "out.pt", "--shift-object-score", by)
+
+
+def _answer(network):
+    features = network.encode_image(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+    row = torch.zeros(1, dtype=torch.long)
+    click = PromptBatch(torch.full((1, 1, 2), 30.0), torch.ones(1, 1, dtype=torch.long))
+    return network.candidates(network.without_memory(features, row), features.skips, click)
 
 
 def test_download_puts_the_file_into_the_folder(capsys, monkeypatch, tmp_path, mirror):

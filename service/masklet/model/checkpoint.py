@@ -7,6 +7,7 @@ Files: the published torch zips of `{"model": state_dict}`, bare state dicts, an
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import zipfile
@@ -24,6 +25,7 @@ from masklet.model.published import identify
 from masklet.model.transformers_naming import is_transformers_naming, to_official
 
 MAX_CHECKPOINT_BYTES = 4 * 2**30
+OBJECT_SCORE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 _LISTED = 10
 _ZIP_MAGIC = b"PK\x03\x04"
 
@@ -92,6 +94,21 @@ def save_checkpoint(state: Mapping[str, Tensor], path: str | Path) -> None:
     except (OSError, RuntimeError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         raise WeightsError(f"{file}: cannot be written: {error}") from error
+
+
+def shift_object_score(state: Mapping[str, Tensor], by: float) -> dict[str, Tensor]:
+    """The weights, changed so that every object score, the logit above 0 of which an object is present, rises by `by`.
+
+    For weights that are too sure that an object is present, or absent.
+
+    Raises:
+        WeightsError: the state, of official keys, is of no SAM 2; or `by` is not finite.
+    """
+    if not math.isfinite(by):
+        raise WeightsError(f"the object score cannot be shifted by {by}: must be finite")
+    if OBJECT_SCORE_BIAS not in state:
+        raise WeightsError(f"no object score to shift: there is no {OBJECT_SCORE_BIAS}")
+    return {**state, OBJECT_SCORE_BIAS: state[OBJECT_SCORE_BIAS] + by}
 
 
 def check_fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, variant: str, name: str) -> None:
