@@ -22,8 +22,9 @@ def source(assets: AssetBank | None = None, **stage: object) -> tuple[StepSource
 
 
 def places(clip: Clip, whole: Clip) -> list[int]:
-    """Which of the whole's frames the clip's frames are."""
-    return [next(i for i, frame in enumerate(whole.frames) if np.array_equal(frame, own)) for own in clip.frames]
+    """Which of the whole's frames the clip's frames are, but for the camera's noise."""
+    seen = whole.frames.astype(float)
+    return [int(np.abs(seen - own).mean(axis=(1, 2, 3)).argmin()) for own in clip.frames]
 
 
 def test_frames_are_picked_in_order_from_a_longer_span():
@@ -34,7 +35,8 @@ def test_frames_are_picked_in_order_from_a_longer_span():
         clip = steps._synthetic_clip(stage, 3, seed, np.random.default_rng(seed))
         found = places(clip, whole)
         assert found in (sorted(set(found)), sorted(set(found), reverse=True)) and len(set(found)) == 3
-        assert np.array_equal(clip.masks[1], whole.masks[found[1]])
+        there = whole.masks[found[1]]
+        assert all(any(np.array_equal(mask, other) for other in there) for mask in clip.masks[1])
         assert clip.masks[0].any()
         spreads.append(abs(found[2] - found[0]))
     assert max(spreads) >= 7 and np.mean(spreads) > 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -42,8 +43,21 @@ class LayerNorm2d(nn.Module):
 
 
 def resize(x: Tensor, size: int, *, antialias: bool = False) -> Tensor:
-    """Bilinear resize of [B, C, H, W] to [B, C, size, size], in float32, pixel centres at half integers."""
+    """Bilinear resize of [B, C, H, W] to [B, C, size, size], in float32, pixel centres at half integers.
+
+    With gradients on a CPU as matrix products: the library takes ten times as long for its gradient.
+    """
+    if x.requires_grad and x.device.type == "cpu" and not antialias:
+        down, across = (resize_matrix(side, size) for side in x.shape[2:])
+        return down @ x.float() @ across.transpose(0, 1)
     return F.interpolate(x.float(), (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+@lru_cache(maxsize=16)
+def resize_matrix(side: int, size: int) -> Tensor:
+    """[size, side]: what each of `size` cells takes of `side` ones in a bilinear resize."""
+    eye = torch.eye(side)[None, :, :, None]
+    return F.interpolate(eye, (size, 1), mode="bilinear", align_corners=False)[0, :, :, 0].transpose(0, 1).contiguous()
 
 
 FEW_KEYS = 256

@@ -79,28 +79,41 @@ def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:
     """[6] in the order of `Losses`, then how many targets are present."""
     present = prediction.truth.flatten(1).any(dim=1).float()
     truth = prediction.truth.float()[:, None]
-    logits = resize(prediction.logits, truth.shape[-1])
-    focal, dice = focal_loss(logits, truth), dice_loss(logits, truth)
     with torch.no_grad():
-        best = (weights.focal * focal + weights.dice * dice).argmin(dim=1, keepdim=True)
-        iou = mask_iou(logits > 0, prediction.truth[:, None])
+        best, iou = _best_candidate(prediction.logits, truth, weights)
+    rows = torch.arange(len(truth), device=truth.device)
+    logits = resize(prediction.logits[rows, best][:, None], truth.shape[-1])
     return torch.stack(
         [
-            (focal.gather(1, best)[:, 0] * present).sum() / len(present),
-            (dice.gather(1, best)[:, 0] * present).sum() / len(present),
+            (focal_loss(logits, truth)[:, 0] * present).sum() / len(present),
+            (dice_loss(logits, truth)[:, 0] * present).sum() / len(present),
             ((prediction.predicted_iou - iou).abs().mean(dim=1) * present).sum() / len(present),
             F.binary_cross_entropy_with_logits(prediction.object_score, present),
-            (iou.gather(1, best)[:, 0] * present).sum() / present.sum().clamp(min=1),
+            (iou[rows, best] * present).sum() / present.sum().clamp(min=1),
             present.sum(),
         ]
     )
 
 
+def _best_candidate(logits: Tensor, truth: Tensor, weights: LossWeights) -> tuple[Tensor, Tensor]:
+    """[R] index of the candidate of the lowest loss, and [R, C] IoU of all of them.
+
+    Chosen apart from what is trained, so that gradients are kept for one candidate instead of three.
+    """
+    logits = resize(logits, truth.shape[-1])
+    iou = mask_iou(logits > 0, truth > 0)
+    if logits.shape[1] == 1:
+        return torch.zeros(len(logits), dtype=torch.long, device=logits.device), iou
+    losses = weights.focal * focal_loss(logits, truth) + weights.dice * dice_loss(logits, truth)
+    return losses.argmin(dim=1), iou
+
+
 def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """[R, C, H, W] logits, [R, 1, H, W] truth of 0 and 1 -> [R, C] mean over pixels (Lin et al. 2017, gamma 2)."""
-    towards_wrong = logits * (1 - 2 * truth)
-    alpha = FOCAL_ALPHA * truth + (1 - FOCAL_ALPHA) * (1 - truth)
-    return (alpha * towards_wrong.sigmoid().square() * F.softplus(towards_wrong)).flatten(2).mean(dim=2)
+    wrong = (logits.sigmoid() - truth).square()
+    surprise = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
+    alpha = (1 - FOCAL_ALPHA) - (1 - 2 * FOCAL_ALPHA) * truth
+    return (wrong * surprise).flatten(2).matmul(alpha.flatten(2).transpose(1, 2))[..., 0] / truth[0].numel()
 
 
 def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -92,9 +92,8 @@ class StepSource(Dataset[StepInput]):
     def _synthetic_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
         span = max(frames, stage.span) if frames > 1 else 1
         assets = _NO_ASSETS if random.random() < stage.procedural_share else self.assets
-        clip = SyntheticVideo(assets, stage.synthetic_settings(span)).clip(seed)
-        if span > frames:
-            clip = _picked(clip, frames, random)
+        picked = np.sort(random.choice(span, frames, replace=False)).tolist() if span > frames else None
+        clip = SyntheticVideo(assets, stage.synthetic_settings(span)).clip(seed, picked)
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:
@@ -152,13 +151,6 @@ def _real_lengths(stage: Stage) -> set[int]:
 
 def _shows(clip: Clip) -> bool:
     return bool((clip.masks[0].mean(axis=(1, 2)) >= MIN_TARGET_SHARE).any())
-
-
-def _picked(clip: Clip, frames: int, random: np.random.Generator) -> Clip:
-    """So many of the clip's frames in order; the first ones if nothing shows on the first of those picked."""
-    picked = np.sort(random.choice(len(clip.frames), frames, replace=False))
-    some = Clip(clip.frames[picked], clip.masks[picked])
-    return some if _shows(some) else Clip(clip.frames[:frames], clip.masks[:frames])
 
 
 def _reversed(clip: Clip) -> Clip:

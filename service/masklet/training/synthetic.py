@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from masklet.training.assets import AssetBank
@@ -25,26 +27,30 @@ class SyntheticVideo:
         self._assets = assets
         self._settings = settings
 
-    def clip(self, seed: int) -> Clip:
-        """The clip number `seed`; at least one object shows 1 % of the frame on frame 0."""
+    def clip(self, seed: int, frames: Sequence[int] | None = None) -> Clip:
+        """The clip number `seed`, or only those of its frames, which are then all that is drawn.
+
+        At least one object shows 1 % of the frame on the first of them.
+        """
+        wanted = range(self._settings.frames) if frames is None else frames
         for attempt in range(_ATTEMPTS):
-            clip = self._draw(np.random.default_rng((seed, attempt)))
+            clip = self._draw(np.random.default_rng((seed, attempt)), wanted)
             if clip is not None:
                 return clip
         raise AssertionError(f"no object of 1 % of the frame in {_ATTEMPTS} attempts")
 
-    def _draw(self, random: np.random.Generator) -> Clip | None:
+    def _draw(self, random: np.random.Generator, wanted: Sequence[int]) -> Clip | None:
         """A clip, or None if no object shows enough on its first frame."""
-        frames, size = self._settings.frames, self._settings.size
+        size = self._settings.size
         scene = plan(random, self._assets, self._settings)
-        look = Look.draw(random, frames, size)
-        pictures = np.empty((frames, *size, 3), np.uint8)
-        masks = np.empty((frames, scene.targets, *size), np.bool_)
-        for frame in range(frames):
-            canvas, masks[frame] = draw_frame(scene, frame, size)
-            if frame == 0 and masks[0].sum(axis=(1, 2)).max() < _MIN_SHARE * size[0] * size[1]:
+        look = Look.draw(random, self._settings.frames, size)
+        pictures = np.empty((len(wanted), *size, 3), np.uint8)
+        masks = np.empty((len(wanted), scene.targets, *size), np.bool_)
+        for index, frame in enumerate(wanted):
+            canvas, masks[index] = draw_frame(scene, frame, size)
+            if index == 0 and masks[0].sum(axis=(1, 2)).max() < _MIN_SHARE * size[0] * size[1]:
                 return None
-            pictures[frame] = look.taken(random, canvas, frame)
+            pictures[index] = look.taken(random, canvas, frame)
         areas = masks.sum(axis=(2, 3))
         visible_px = min(_MIN_VISIBLE_PX, _MIN_SHARE * size[0] * size[1])
         seen = [i for i in np.argsort(-areas[0]) if areas[:, i].max() >= visible_px]
