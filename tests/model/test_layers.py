@@ -1,4 +1,4 @@
-"""The bilinear resize with gradients, against the library's."""
+"""What is done differently with gradients, against the library's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masklet.model.layers import resize
+from masklet.model.layers import LayerNorm2d, resize
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 64), (5, 32), (12, 18), (64, 16), (7, 7)])
@@ -22,3 +22,18 @@ def test_resizing_with_gradients_is_the_librarys(side, size):
 def test_resizing_without_gradients_is_the_librarys_bit_for_bit():
     x = torch.randn(1, 2, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(resize(x, 64), F.interpolate(x, (64, 64), mode="bilinear", align_corners=False))
+
+
+@pytest.mark.parametrize("channels", [4, 64])
+def test_the_norm_with_gradients_is_the_librarys(channels):
+    norm = LayerNorm2d(channels)
+    random = torch.Generator().manual_seed(channels)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(channels, generator=random))
+        norm.bias.copy_(torch.randn(channels, generator=random))
+    x = torch.randn(2, channels, 6, 6, generator=random, requires_grad=True)
+    theirs = F.layer_norm(x.movedim(1, 3), (channels,), norm.weight, norm.bias, 1e-6).movedim(3, 1)
+    assert torch.allclose(norm(x), theirs, atol=1e-5)
+    towards = torch.randn(x.shape, generator=random)
+    ours_, theirs_ = (torch.autograd.grad(y, (x, norm.weight, norm.bias), towards) for y in (norm(x), theirs))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours_, theirs_, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import SAM2Config
@@ -69,7 +70,16 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
-        y = self.norm(self.dwconv(x)).permute(0, 2, 3, 1)
-        y = self.gamma * self.pwconv2(nn.functional.gelu(self.pwconv1(y)))
+        y = self.norm(self._mixed(x)).permute(0, 2, 3, 1)
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
         out: Tensor = x + y.permute(0, 3, 1, 2)
         return out
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """The depthwise convolution; on a CPU its gradient takes a quarter of the time in float32."""
+        if not (x.requires_grad and x.device.type == "cpu"):
+            out: Tensor = self.dwconv(x)
+            return out
+        weight, bias, padding, groups = self.dwconv.weight, self.dwconv.bias, self.dwconv.padding, self.dwconv.groups
+        assert bias is not None and isinstance(padding, tuple)
+        return F.conv2d(x.float(), weight.float(), bias.float(), padding=padding, groups=groups).to(x.dtype)

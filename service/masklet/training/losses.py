@@ -83,10 +83,11 @@ def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:
         best, iou = _best_candidate(prediction.logits, truth, weights)
     rows = torch.arange(len(truth), device=truth.device)
     logits = resize(prediction.logits[rows, best][:, None], truth.shape[-1])
+    focal, dice = focal_and_dice(logits, truth)
     return torch.stack(
         [
-            (focal_loss(logits, truth)[:, 0] * present).sum() / len(present),
-            (dice_loss(logits, truth)[:, 0] * present).sum() / len(present),
+            (focal[:, 0] * present).sum() / len(present),
+            (dice[:, 0] * present).sum() / len(present),
             ((prediction.predicted_iou - iou).abs().mean(dim=1) * present).sum() / len(present),
             F.binary_cross_entropy_with_logits(prediction.object_score, present),
             (iou[rows, best] * present).sum() / present.sum().clamp(min=1),
@@ -104,28 +105,26 @@ def _best_candidate(logits: Tensor, truth: Tensor, weights: LossWeights) -> tupl
     iou = mask_iou(logits > 0, truth > 0)
     if logits.shape[1] == 1:
         return torch.zeros(len(logits), dtype=torch.long, device=logits.device), iou
-    losses = weights.focal * focal_loss(logits, truth) + weights.dice * dice_loss(logits, truth)
-    return losses.argmin(dim=1), iou
+    focal, dice = focal_and_dice(logits, truth)
+    return (weights.focal * focal + weights.dice * dice).argmin(dim=1), iou
 
 
-def focal_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """[R, C, H, W] logits, [R, 1, H, W] truth of 0 and 1 -> [R, C] mean over pixels (Lin et al. 2017, gamma 2)."""
-    wrong = (logits.sigmoid() - truth).square()
-    surprise = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
-    alpha = (1 - FOCAL_ALPHA) - (1 - 2 * FOCAL_ALPHA) * truth
-    return (wrong * surprise).flatten(2).matmul(alpha.flatten(2).transpose(1, 2))[..., 0] / truth[0].numel()
+def focal_and_dice(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """[R, C, H, W] logits, [R, 1, H, W] truth of 0 and 1 -> [R, C] each.
 
-
-def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """[R, C, H, W] logits, [R, 1, H, W] truth -> [R, C]: 1 - (2 p t + 1) / (p + t + 1) (Milletari et al. 2016)."""
-    probability = logits.sigmoid().flatten(2)
-    shared = probability @ truth.flatten(2).transpose(1, 2)
-    total = probability.sum(dim=2, keepdim=True) + truth.flatten(2).sum(dim=2, keepdim=True)
-    return (1 - (2 * shared + 1) / (total + 1))[..., 0]
+    Focal: the mean over pixels (Lin et al. 2017, gamma 2). Dice: 1 - (2 p t + 1) / (p + t + 1) (Milletari et al. 2016).
+    """
+    p, t = logits.sigmoid(), truth.flatten(2).transpose(1, 2)
+    surprise = F.softplus(logits) - logits * truth
+    alpha = (1 - FOCAL_ALPHA) - (1 - 2 * FOCAL_ALPHA) * t
+    focal = ((p - truth).square() * surprise).flatten(2) @ alpha / t.shape[1]
+    dice = 1 - (2 * (p.flatten(2) @ t) + 1) / (p.flatten(2).sum(dim=2, keepdim=True) + t.sum(dim=1, keepdim=True) + 1)
+    return focal[..., 0], dice[..., 0]
 
 
 def mask_iou(masks: Tensor, truth: Tensor) -> Tensor:
     """[R, C, H, W] and [R, 1, H, W] bool -> [R, C]; 1 where both are empty."""
-    shared = (masks & truth).flatten(2).sum(dim=2)
-    either = (masks | truth).flatten(2).sum(dim=2)
+    ours, theirs = masks.flatten(2).float(), truth.flatten(2).float()
+    shared = (ours @ theirs.transpose(1, 2))[..., 0]
+    either = ours.sum(dim=2) + theirs.sum(dim=2) - shared
     return torch.where(either > 0, shared / either.clamp(min=1), 1.0)
