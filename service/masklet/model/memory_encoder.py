@@ -70,13 +70,16 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
-        y = self.norm(self._mixed(x)).permute(0, 2, 3, 1)
+        y = self.norm(self.mixed(x)).permute(0, 2, 3, 1)
         y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
         out: Tensor = x + y.permute(0, 3, 1, 2)
         return out
 
-    def _mixed(self, x: Tensor) -> Tensor:
-        """The depthwise convolution; on a CPU its gradient takes a quarter of the time in float32."""
+    def mixed(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, C, h, w]: the depthwise convolution.
+
+        On a CPU its gradient takes a quarter of the time in float32.
+        """
         if not (x.requires_grad and x.device.type == "cpu"):
             out: Tensor = self.dwconv(x)
             return out
