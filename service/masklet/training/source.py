@@ -193,7 +193,7 @@ class _Faults(Dataset[StepInput | DatasetError]):
 
 
 def _one_thread(worker: int) -> None:
-    """Ctrl-C, and torchrun's SIGTERM, go to all processes; this one ends with the one that trains, which saves first."""
+    """Ctrl-C, and torchrun's SIGTERM, go to all processes; this one ends with the one that trains, which saves."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
