@@ -73,11 +73,13 @@ class Scenario:
 
 
 def find_scenarios(folder: Path) -> list[Path]:
-    """The .json files of scenarios in a folder.
+    """The .json files of scenarios in a folder; or of the one that `folder` names.
 
     Raises:
         ConfigError: no such folder, or no scenario in it.
     """
+    if folder.suffix == ".json" and folder.with_suffix(".npz").exists():
+        return [folder]
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder")
     found = [path for path in sorted(folder.glob("*.json")) if path.with_suffix(".npz").exists()]
