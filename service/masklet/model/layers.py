@@ -42,7 +42,7 @@ class LayerNorm2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, C, H, W]; a channels-last map stays one, unless there are gradients and few channels.
 
-        The library's norm takes several times as long over few channels, and six times for its gradient.
+        Over few channels the library's takes several times as long (loadtests/bench_training.py).
         """
         if x.requires_grad and x.device.type == "cpu" and x.shape[1] <= FEW_CHANNELS:
             apart = x.float() - x.float().mean(dim=1, keepdim=True)
@@ -55,7 +55,7 @@ class LayerNorm2d(nn.Module):
 def resize(x: Tensor, size: int, *, antialias: bool = False) -> Tensor:
     """Bilinear resize of [B, C, H, W] to [B, C, size, size], in float32, pixel centres at half integers.
 
-    With gradients on a CPU as matrix products: the library takes ten times as long for its gradient.
+    With gradients on a CPU as matrix products: the library's gradient is slower (loadtests/bench_training.py).
     """
     if x.requires_grad and x.device.type == "cpu" and not antialias:
         down, across = (resize_matrix(side, size) for side in x.shape[2:])

@@ -78,7 +78,7 @@ class ConvNeXtBlock(nn.Module):
     def mixed(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]: the depthwise convolution.
 
-        On a CPU its gradient takes a quarter of the time in float32.
+        On a CPU its gradient is faster in float32 (loadtests/bench_training.py).
         """
         if not (x.requires_grad and x.device.type == "cpu"):
             out: Tensor = self.dwconv(x)
