@@ -103,6 +103,22 @@ def test_shifting_the_object_score_shifts_it_and_nothing_else(tmp_path, tiny_fil
     assert torch.equal(answers[1].predicted_iou, answers[0].predicted_iou)
 
 
+def test_the_mean_of_several_files_counts_each_as_often_as_it_is_named(tmp_path, tiny_file, tiny_state):
+    other = build("sam2.1_hiera_tiny", input_size=64, seed=6).state_dict()
+    save_checkpoint(other, tmp_path / "other.pt")
+    masklet("convert", tiny_file, tmp_path / "mean.pt", "--mean-with", tmp_path / "other.pt", tmp_path / "other.pt")
+    found = read_checkpoint(tmp_path / "mean.pt")
+    assert found.keys() == tiny_state.keys()
+    assert all(torch.allclose(found[key], (tiny_state[key] + 2 * other[key]) / 3, atol=1e-6) for key in found)
+
+
+def test_there_is_no_mean_of_different_variants(tmp_path, tiny_file):
+    save_checkpoint(build("nano", seed=0).state_dict(), tmp_path / "nano.pt")
+    with pytest.raises(WeightsError, match=r"nano\.pt does not fit .*tiny\.pt, which it is to be averaged with"):
+        masklet("convert", tiny_file, tmp_path / "mean.pt", "--mean-with", tmp_path / "nano.pt")
+    assert not (tmp_path / "mean.pt").exists()
+
+
 @pytest.mark.parametrize(("by", "said"), [("nan", "shifted by nan: must be finite"), ("1", "no object score to shift")])
 def test_a_shift_that_cannot_be_is_named(tmp_path, by, said):
     save_checkpoint({"weight": torch.zeros(2)}, tmp_path / "other.pt")

@@ -166,8 +166,10 @@ def test_memory_is_attended_to_as_by_plain_attention():
     assert torch.allclose(part.to_memory(x, MemoryTokens(keys, values, 32), rotary), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("keys", [100, 600])
-def test_attention_is_the_library_s_in_any_precision(keys):
+def test_attention_is_the_library_s_in_any_precision(keys, tiles, monkeypatch):
+    monkeypatch.setattr("masklet.model.layers.has_matrix_tiles", lambda: tiles)
     q, k, v = torch.randn(2, 3, 700, 16), torch.randn(2, 3, keys, 16), torch.randn(2, 3, keys, 16)
     expected = F.scaled_dot_product_attention(q, k, v)
     assert torch.allclose(attend(q, k, v), expected, atol=1e-5)
@@ -176,6 +178,8 @@ def test_attention_is_the_library_s_in_any_precision(keys):
     assert (half - expected).abs().max() < 0.05
     averaged = weighted_average(q[0], k[0], v[0])
     assert torch.allclose(averaged, expected[0], atol=1e-5)
+    narrow = weighted_average(q[0].bfloat16(), k[0].bfloat16(), v[0, ..., :8].bfloat16())
+    assert narrow.shape == (3, 700, 8) and (narrow - expected[0, ..., :8]).abs().max() < 0.05
 
 
 @torch.no_grad()

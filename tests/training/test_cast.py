@@ -25,6 +25,11 @@ def test_a_look_alike_has_a_targets_parts_and_a_way_of_its_own() -> None:
     assert not np.allclose(copy.path, target.path)
 
 
+def test_there_are_as_many_look_alikes_as_wanted_at_most() -> None:
+    counts = [len(_casting(seed, distractor=1.0, look_alikes=3).cast(2)) - 2 for seed in range(30)]
+    assert set(counts) == {1, 2, 3}
+
+
 def test_an_occluder_meets_a_target() -> None:
     for seed in range(10):
         actors = _casting(seed, occluder=1.0, excursion=0.0).cast(1)

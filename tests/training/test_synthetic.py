@@ -66,7 +66,15 @@ def test_objects_move(bank: AssetBank) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"frames": 0}, {"max_objects": 0}, {"size": (16, 100)}, {"min_share": 0.6}, {"max_share": 1.0}]
+    "bad",
+    [
+        {"frames": 0},
+        {"max_objects": 0},
+        {"look_alikes": 0},
+        {"size": (16, 100)},
+        {"min_share": 0.6},
+        {"max_share": 1.0},
+    ],
 )
 def test_senseless_settings_are_named(bad: dict) -> None:
     with pytest.raises(ConfigError, match=r"need|too small"):

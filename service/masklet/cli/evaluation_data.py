@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from masklet.errors import ConfigError
 from masklet.training.datasets import KINDS, VideoSequence, open_dataset
@@ -15,7 +16,8 @@ from masklet.training.datasets.clip_sequence import ClipSequence
 _SYNTHETIC = "synthetic"
 _DEFAULT_SEEDS = range(40)
 _SYNTHETIC_MIN_AREA_PX = 64
-_WHOLE_OBJECTS = {"regions": 0.0, "part": 0.0}  # of a part or a stretch of backdrop no single click says where it ends
+# Of a part or a stretch of backdrop no single click says where it ends.
+_WHOLE_OBJECTS: Mapping[str, Any] = {"regions": 0.0, "part": 0.0}
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

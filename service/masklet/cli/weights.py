@@ -30,6 +30,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.add_argument("output", help="the file to write; .safetensors or anything else for a torch file")
     convert.add_argument("--to", choices=("official", "transformers"), default="official", help="naming of the output")
     convert.add_argument("--half", action="store_true", help="store float16: half the size")
+    convert.add_argument("--mean-with", nargs="+", default=[], metavar="FILE",
+                         help="write the mean of the input's weights and these files'")  # fmt: skip
     convert.add_argument("--shift-object-score", type=float, default=0.0, metavar="LOGIT",
                          help="added to the score above 0 of which an object is present")  # fmt: skip
     inspect = actions.add_parser("info", help="what a checkpoint file is")
@@ -76,7 +78,7 @@ def fetch(checkpoint: PublishedCheckpoint, folder: str, *, url_base: str) -> str
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from masklet.model.checkpoint import read_checkpoint, save_checkpoint, shift_object_score
+    from masklet.model.checkpoint import mean_weights, read_checkpoint, save_checkpoint, shift_object_score
     from masklet.model.transformers_naming import to_transformers
 
     output = Path(args.output)
@@ -85,6 +87,8 @@ def _convert(args: argparse.Namespace) -> None:
     if not os.path.isdir(output.parent):
         raise ConfigError(f"{output}: cannot be written: {output.parent} is no folder")
     state = read_checkpoint(args.input)
+    if args.mean_with:
+        state = mean_weights([(file, read_checkpoint(file)) for file in (args.input, *args.mean_with)])
     if args.shift_object_score:
         state = shift_object_score(state, args.shift_object_score)
     renamed = to_transformers(state) if args.to == "transformers" else state

@@ -17,6 +17,7 @@ from torch import Tensor
 from masklet.engine.bank import Entry, MemoryBank
 from masklet.engine.collate import Job, collate
 from masklet.engine.forward import Forward, Outcome, Pools
+from masklet.engine.packing import pack_linear_layers
 from masklet.engine.pixels import full_masks
 from masklet.engine.pool import Pool
 from masklet.engine.portable import dump_session, load_session
@@ -39,6 +40,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.device = self.settings.torch_device()
         self.network = network.eval().requires_grad_(False).to(self.device).to_precision(self.settings.dtype())
+        pack_linear_layers(self.network)
         config, kept = network.config, self.settings.memory_dtype()
         self.pools = Pools(
             memories=Pool((config.grid**2, config.memory_dim), kept, self.device),

@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,21 @@ def shift_object_score(state: Mapping[str, Tensor], by: float) -> dict[str, Tens
     if OBJECT_SCORE_BIAS not in state:
         raise WeightsError(f"no object score to shift: there is no {OBJECT_SCORE_BIAS}")
     return {**state, OBJECT_SCORE_BIAS: state[OBJECT_SCORE_BIAS] + by}
+
+
+def mean_weights(states: Sequence[tuple[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+    """The mean of several states' weights, float32 (model soups, Wortsman et al. 2022).
+
+    Args:
+        states: file names and states of official keys, at least one.
+
+    Raises:
+        WeightsError: they are not of one variant: names missing, extra and misshapen keys.
+    """
+    (first_name, first), *rest = states
+    for name, state in rest:
+        check_fits(first, state, variant=f"{first_name}, which it is to be averaged with", name=name)
+    return {key: torch.stack([state[key].float() for _, state in states]).mean(dim=0) for key in first}
 
 
 def check_fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, variant: str, name: str) -> None:

@@ -96,11 +96,12 @@ def _published() -> dict[str, SAM2Config]:
     return new | old
 
 
-# The same network, small enough for two CPU cores; trained by this project on 256-pixel frames.
+# The same network, small enough for two CPU cores. Trained by this project, last on 320-pixel frames; on 288 it
+# is a little worse and takes a sixth less time.
 NANO = SAM2Config(
     "nano",
     HieraConfig(48, 1, (1, 2, 6, 1), (4, 5, 6, 7, 8, 9), windows=(8, 8, 16, 16), background_size=8),
-    input_size=256,
+    input_size=288,
     dim=128,
     memory_layers=2,
 )

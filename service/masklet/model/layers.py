@@ -71,15 +71,18 @@ def resize_matrix(side: int, size: int) -> Tensor:
 
 
 FEW_KEYS = 256
+FEWEST_FUSED = 64
 QUERY_CHUNK = 256
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention: [B, H, Nq, D], [B, H, Nk, D], [B, H, Nk, D] -> [B, H, Nq, D].
 
-    On a CPU in bfloat16 the library's fused kernel takes up to twice as long as plain matrix products.
+    On a CPU in bfloat16 the library's fused kernel takes up to twice as long as plain matrix products; with AMX a
+    quarter to four fifths of it, unless queries or keys are few. Its gradient is up to three times as slow there
+    (loadtests/bench_attention.py).
     """
-    if q.device.type != "cpu" or q.dtype is torch.float32:
+    if q.device.type != "cpu" or q.dtype is torch.float32 or _fuses_well(q, k):
         return F.scaled_dot_product_attention(q, k, v)
     if k.shape[2] <= FEW_KEYS:
         return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3), dim=-1) @ v
@@ -87,11 +90,25 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return rows.view(*q.shape[:3], v.shape[3])
 
 
+@lru_cache(maxsize=1)
+def has_matrix_tiles() -> bool:
+    """Whether this CPU multiplies matrices in tiles (Intel AMX), as far as the library tells."""
+    probe = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return bool(probe()) if probe else False
+
+
+def _fuses_well(q: Tensor, k: Tensor) -> bool:
+    return min(q.shape[2], k.shape[2]) >= FEWEST_FUSED and not q.requires_grad and has_matrix_tiles()
+
+
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C)) values: [B, N, C], [B, L, C], [B, L, M] -> [B, N, M]; M may differ from C.
 
     Row by row and in chunks of queries, which bounds the scores that exist at a time and keeps them in the cache.
     """
+    if values.dtype is torch.bfloat16 and q.device.type == "cpu" and _fuses_well(q[:, None], k[:, None]):
+        padded = F.pad(values, (0, k.shape[2] - values.shape[2]))  # the fused kernel wants equal widths
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], padded[:, None])[:, 0, :, : values.shape[2]]
     q = q * q.shape[-1] ** -0.5
     return torch.stack([_average(a, b, c) for a, b, c in zip(q, k, values, strict=True)])
 

@@ -42,7 +42,8 @@ class Casting:
         actors = [self._target(index) for index in range(targets)]
         front: list[Actor] = []
         if actors and self.random.random() < self.settings.distractor:
-            actors.append(self._look_alike(self._one_of(actors)))
+            victim = self._one_of(actors)
+            actors += [self._look_alike(victim) for _ in range(self._look_alikes())]
         if self.random.random() < self.settings.occluder:
             (front if self.random.random() < _IN_FRONT else actors).append(self._occluder(actors))
         return [actors[i] for i in self.random.permutation(len(actors))] + front
@@ -114,6 +115,10 @@ class Casting:
         away = motion.excursion(self.random, len(path)) * far
         path[:, :2, 2] += away[:, None] * (np.cos(angle), np.sin(angle))
         return path
+
+    def _look_alikes(self) -> int:
+        most = self.settings.look_alikes
+        return 1 if most == 1 else int(self.random.integers(1, most + 1))
 
     def _look_alike(self, actor: Actor) -> Actor:
         """The same object on a way of its own."""

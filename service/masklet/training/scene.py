@@ -36,7 +36,8 @@ class SyntheticSettings:
         max_share: area of the largest objects.
         film: probability that a backdrop is itself a film, where there are some.
         regions: probability that regions of the backdrop are targets as well.
-        distractor: probability of a copy of a target that is none itself.
+        distractor: probability of copies of a target that are none themselves.
+        look_alikes: at most so many copies.
         occluder: probability of something that passes in front of a target.
         excursion: probability that a target leaves the frame and comes back.
         wobble: probability that an object deforms.
@@ -55,6 +56,7 @@ class SyntheticSettings:
     film: float = 0.25
     regions: float = 0.25
     distractor: float = 0.33
+    look_alikes: int = 1
     occluder: float = 0.4
     excursion: float = 0.15
     wobble: float = 0.5
@@ -68,11 +70,12 @@ class SyntheticSettings:
         """Check the ranges.
 
         Raises:
-            ConfigError: frames or max_objects below 1, a side below 32 pixels, shares out of order, or a probability
-                that is none.
+            ConfigError: frames, max_objects or look_alikes below 1, a side below 32 pixels, shares out of order, or a
+                probability that is none.
         """
-        if self.frames < 1 or self.max_objects < 1:
-            raise ConfigError(f"need frames >= 1 and max_objects >= 1, not {self.frames} and {self.max_objects}")
+        counts = (self.frames, self.max_objects, self.look_alikes)
+        if min(counts) < 1:
+            raise ConfigError("need frames, max_objects and look_alikes >= 1, not {}, {} and {}".format(*counts))
         if min(self.size) < _SMALLEST_SIDE_PX:
             raise ConfigError(f"a frame of {self.size} is too small: both sides need {_SMALLEST_SIDE_PX} pixels")
         if not 0 < self.min_share <= self.max_share < 1:

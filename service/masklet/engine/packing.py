@@ -1,0 +1,84 @@
+"""Linear layers of a network that only answers, with their weights laid out once as oneDNN wants them.
+
+In bfloat16 on a CPU the library lays them out anew at every call. The operators are those its compiler emits for frozen
+weights; they are not public, so they are tried first, and without them everything stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from masklet.model.layers import MLP
+
+_Form = Callable[[Tensor], Tensor]
+
+
+def pack_linear_layers(network: nn.Module) -> int:
+    """Give the bfloat16 linear layers of a network on a CPU, and GELUs between two of them, their packed form.
+
+    Later changes of these weights are not seen. The network keeps its weights as they are beside the packed ones.
+
+    Returns:
+        How many layers were packed: 0 where the library cannot.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear) and _fits(m)]
+    if not layers or not can_pack():
+        return 0
+    for layer in layers:
+        _replace(layer, _packed(layer, "none"))
+    for mlp in network.modules():
+        if isinstance(mlp, MLP) and isinstance(mlp.activation, nn.GELU) and all(_fits(m) for m in mlp.layers):
+            _replace(mlp, _packed_mlp(mlp))
+    return len(layers)
+
+
+@lru_cache(maxsize=1)
+def can_pack() -> bool:
+    """Whether the operators are there and right on this CPU."""
+    layer = nn.Linear(64, 64).bfloat16().requires_grad_(False)
+    x = torch.linspace(-1, 1, 128).view(2, 64).bfloat16()
+    try:
+        found = _packed(layer, "gelu")(x)
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.allclose(found, nn.functional.gelu(layer(x)), atol=0.02)
+
+
+def _fits(layer: nn.Module) -> bool:
+    weight = layer.weight
+    return isinstance(weight, Tensor) and weight.dtype is torch.bfloat16 and weight.device.type == "cpu"
+
+
+def _packed(layer: nn.Module, activation: str) -> _Form:
+    """The layer and, unless it is "none", the activation after it, as one operator."""
+    operators = torch.ops.mkldnn
+    assert isinstance(layer, nn.Linear)
+    bias = None if layer.bias is None else layer.bias.detach()
+    weight = operators._reorder_linear_weight(layer.weight.detach(), None)
+    algorithm = "none" if activation == "gelu" else ""  # of the GELU: the exact one
+
+    def form(x: Tensor) -> Tensor:
+        out: Tensor = operators._linear_pointwise(x, weight, bias, activation, [], algorithm)
+        return out
+
+    return form
+
+
+def _packed_mlp(mlp: MLP) -> _Form:
+    forms = [_packed(layer, "gelu") for layer, _ in pairwise(mlp.layers)] + [_packed(mlp.layers[-1], "none")]
+
+    def form(x: Tensor) -> Tensor:
+        for one in forms:
+            x = one(x)
+        return x
+
+    return form
+
+
+def _replace(module: nn.Module, form: _Form) -> None:
+    vars(module)["forward"] = form
