@@ -117,6 +117,7 @@ class Casting:
         return path
 
     def _look_alikes(self) -> int:
+        """How many. If one is the most, nothing is drawn, so that the seeds scores are of keep their clips."""
         most = self.settings.look_alikes
         return 1 if most == 1 else int(self.random.integers(1, most + 1))
 
