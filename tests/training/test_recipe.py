@@ -38,6 +38,7 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE], "optimiser": {"ema_decay": 1.0}}, "ema_decay is 1.0"),
         ({"stages": [STAGE], "losses": 3}, "losses is 3, but must be a table"),
         ({"stages": [STAGE | {"span": 1}]}, r"span is 1, but must be 0 or at least its frames \(2\)"),
+        ({"stages": [STAGE | {"burn_in": 2}]}, r"burn_in is 2, but must be from 0 to below its frames \(2\)"),
         ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
         ({"stages": [STAGE], "optimiser": {"muon": 1}}, "optimiser.muon is 1, but must be of type bool"),
     ],

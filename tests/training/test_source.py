@@ -50,6 +50,12 @@ def test_without_a_span_frames_follow_each_other_and_images_stay_single():
     assert len(spread._synthetic_clip(stage, 1, 5, np.random.default_rng(0)).frames) == 1
 
 
+def test_videos_are_burnt_in_and_images_as_many_as_frames_are_trained_on():
+    steps, _ = source(steps=20, frames=5, burn_in=3, image_share=0.5)
+    shapes = {(steps[step].batch.frames.shape[:2], steps[step].plan.burn_in) for step in range(20)}
+    assert shapes == {((5, 2), 3), ((1, 4), 0)}
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (1.0, 10)])
 def test_a_share_of_clips_is_drawn_without_the_assets(share, expected, monkeypatch):
     photo = AssetBank([Image.new("RGB", (320, 320), "red")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,20 @@ def test_every_frame_and_every_correction_is_a_prediction(first):
             FirstPrompt.MASK: [3, 3, 3, 3],
         }[first]
     )
+
+
+@pytest.mark.parametrize(("plan", "kept"), [(Plan(FirstPrompt.MASK), 2), (Plan(FirstPrompt.CLICK, {1: 2, 4: 1}), 3)])
+def test_a_burn_in_changes_no_answer_and_trains_on_none_of_its_own(plan, kept):
+    network = initialise(SAM2(variant_config("mini")), 0)
+    whole = unrolled(network, batch(frames=5), plan)
+    rest = unrolled(network, batch(frames=5), replace(plan, burn_in=3))
+    assert len(rest) == kept
+    for one, other in zip(whole[-kept:], rest, strict=True):
+        assert torch.allclose(one.logits, other.logits, atol=1e-4)
+        assert torch.equal(one.truth, other.truth)
+    sum((p.logits.square().mean() for p in rest), torch.zeros(())).backward()
+    assert network.image_encoder.trunk.patch_embed.proj.weight.grad is not None
+    assert network.mask_downsample.weight.grad is None  # given masks, and with them the first frame, are burnt in
 
 
 def test_gradients_reach_every_weight_but_the_fixed_one():

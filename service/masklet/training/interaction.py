@@ -45,10 +45,17 @@ class InteractionSettings:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step's interaction, the same for all targets: the first prompt, and corrective clicks by frame index."""
+    """One step's interaction, the same for all targets.
+
+    Attributes:
+        first: how targets are pointed at on the first frame.
+        corrections: corrective clicks by frame index.
+        burn_in: so many frames at the start fill the memory and are not trained on.
+    """
 
     first: FirstPrompt
     corrections: Mapping[int, int] = field(default_factory=dict)
+    burn_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)

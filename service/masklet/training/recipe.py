@@ -30,12 +30,14 @@ class Stage:
         clips: clips per step and process.
         targets: objects per clip at most.
         learning_rate: its peak in this stage, scaled by the run's cosine.
-        image_share: share of the steps that train on single images instead (as many frames in all).
+        image_share: share of the steps that train on single images instead (as many as frames take gradients).
         focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first
             teaches to call everything background, which takes long to unlearn.
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
         span: the frames of a drawn clip are picked at random, in order, from so many; 0: from as many as are needed.
             Frames that follow each other closely are much alike and teach little for what they cost.
+        burn_in: frames at the start of a clip that only fill the memory, with the network's own answers, and take no
+            gradients (Kapturowski et al. 2019): long clips at a third of their price, to learn not to lose the object.
         procedural_share: share of the drawn clips that use no assets even where there are some.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
@@ -50,6 +52,7 @@ class Stage:
     focal: float = 0.0
     real_share: float = 0.5
     span: int = 0
+    burn_in: int = 0
     procedural_share: float = 0.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
@@ -172,6 +175,8 @@ def check_recipe(recipe: Recipe) -> None:
         _require(stage.focal >= 0, f"{where}.focal", stage.focal, "at least 0")
         spans = stage.span == 0 or stage.span >= stage.frames
         _require(spans, f"{where}.span", stage.span, f"0 or at least its frames ({stage.frames})")
+        burnt = 0 <= stage.burn_in < stage.frames
+        _require(burnt, f"{where}.burn_in", stage.burn_in, f"from 0 to below its frames ({stage.frames})")
         for name in ("image_share", "real_share", "procedural_share"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds, optimiser, losses = recipe.interaction, recipe.optimiser, recipe.losses

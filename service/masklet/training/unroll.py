@@ -68,19 +68,30 @@ class Unroll(nn.Module):
             random: where the user clicks.
 
         Returns:
-            Everything the decoder was asked, in order: one item per frame and per correction.
+            Everything the decoder was asked, in order: one item per frame after the burn-in and per correction of it.
         """
-        length, clips = batch.frames.shape[:2]
-        features = self.network.encode_image(normalise(batch.frames.flatten(0, 1)))
+        length = len(batch.frames)
         memory = _Memory(MemoryBank(BankRules(None, length)))
+        with torch.no_grad():
+            self._follow(batch, range(plan.burn_in), plan, memory, random)
+        return self._follow(batch, range(plan.burn_in, length), plan, memory, random)
+
+    def _follow(
+        self, batch: TrainingBatch, indices: range, plan: Plan, memory: _Memory, random: torch.Generator
+    ) -> list[Prediction]:
+        """Some frames, one after the other; all of them are encoded together."""
+        if not indices:
+            return []
+        clips = batch.frames.shape[1]
+        features = self.network.encode_image(normalise(batch.frames[indices.start : indices.stop].flatten(0, 1)))
         predictions: list[Prediction] = []
-        for index in range(length):
-            here = _slice(features, slice(index * clips, (index + 1) * clips))
+        for place, index in enumerate(indices):
+            here = _slice(features, slice(place * clips, (place + 1) * clips))
             step = _FrameStep(self.network, self.settings, here, batch, index)
             output = step.start(plan, random) if index == 0 else step.track(memory)
             output = step.correct(output, plan.corrections.get(index, 0), random)
             predictions += step.predictions
-            if index + 1 < length:
+            if index + 1 < len(batch.frames):
                 encoded = step.memorise(output)
                 memory.write(index, encoded, output.pointer, conditioning=index == 0 or index in plan.corrections)
         return predictions
