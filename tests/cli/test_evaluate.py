@@ -184,6 +184,7 @@ def test_a_checkpoint_of_another_variant_is_one_clear_error(tmp_path, capsys):
     ("words", "said"),
     [
         (["--data", "synthetic:9-3"], "--data is synthetic:9-3, must be synthetic:FIRST-LAST"),
+        (["--data", "clips", "--size", "64"], "--size is of synthetic clips, --data is clips"),
         (["--data", "synthetic", "--frames", "2"], "--frames is 2, must be at least 3"),
         (["--data", "synthetic", "--clicks", "1;3"], "--clicks is 1;3, must be whole numbers"),
         (["--data", "synthetic", "--clicks", "5,1"], "clicks are (5, 1), must be rising"),

@@ -27,6 +27,7 @@ from masklet.cli import main
 from masklet.config import ModelConfig
 from masklet.model import VARIANTS, build
 from masklet.model.checkpoint import read_checkpoint, save_checkpoint
+from masklet.training.run_folder import RunFolder
 from masklet.training.trainer import Trainer
 from masklet.types import Prompt, StepRequest, TrackSettings
 
@@ -66,6 +67,29 @@ def test_training_writes_weights_a_log_and_a_curve_and_says_how_to_serve_them(tm
     assert {path.name for path in (tmp_path / "run").iterdir()} == {
         "mini.safetensors", "state.pt", "log.csv", "curve.png",
     }  # fmt: skip
+
+
+def test_it_says_what_it_starts_from_and_what_it_sees(tmp_path, words, capsys):
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (80, 80), "red").save(tmp_path / name / "photo.png")
+    once = ["--time-limit-s", "0.000001"]
+    assert main([*words, *once]) == 0
+    assert "from step 0, random weights; no annotated video, synthetic clips of procedural pictures alone; " in (
+        capsys.readouterr().out
+    )
+    pictures = ["--assets", str(tmp_path / "one"), str(tmp_path / "two"), "--assets", str(tmp_path / "three")]
+    data = write_davis(tmp_path / "data", frames=4)
+    assert main([*words, *once, *pictures, "--data", str(data)]) == 0
+    said = capsys.readouterr().out
+    assert "not as before: videos 0 -> 2\nnot as before: pictures 0 -> 3\n" in said
+    assert "going on from step 1; 2 annotated videos, synthetic clips of 3 pictures; " in said
+
+
+def test_a_folder_that_another_run_trains_in_is_refused(tmp_path, words, capsys):
+    with RunFolder(tmp_path / "run", "mini").locked():
+        assert main(words) == 2
+    assert capsys.readouterr().err == f"error: another run is training in {tmp_path / 'run'}\n"
 
 
 def test_the_same_command_again_goes_on_where_it_stopped(words, capsys):

@@ -43,6 +43,25 @@ def test_what_changed_since_is_said_and_holds(tmp_path: Path) -> None:
     assert {group["betas"] for group in other.optimiser.param_groups} == {(0.9, 0.5)}
 
 
+def test_what_else_changed_since_is_said_too(tmp_path: Path) -> None:
+    trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    other = trainer(tmp_path, recipe(), precision=torch.bfloat16)
+    other.resume()
+    assert other.changes == ("precision float32 -> bfloat16",)
+
+
+def test_a_setting_of_later_is_no_change_unless_it_is_used(tmp_path: Path) -> None:
+    trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["given"], state["recipe"]["optimiser"]["muon"], state["recipe"]["interaction"]["box_noise"]
+    for stage in state["recipe"]["stages"]:
+        del stage["burn_in"]
+    torch.save(state, tmp_path / "state.pt")
+    same, other = trainer(tmp_path, recipe()), trainer(tmp_path, recipe(interaction={"box_noise": 0.2}))
+    assert same.resume() and other.resume()
+    assert same.changes == () and other.changes == ("interaction.box_noise 0.1 -> 0.2",)
+
+
 def test_gradients_that_stay_infinite_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SKIPPED_AT_MOST", 2)
     monkeypatch.setattr(module, "clip_gradients", lambda *_: torch.tensor(float("nan")))

@@ -44,6 +44,12 @@ def test_videos_are_started_in_all_three_ways_and_at_most_two_frames_are_prompte
     assert all(0 <= frame < 8 for plan in drawn for frame in plan.corrections)
 
 
+def test_a_second_frame_is_prompted_where_it_is_trained_on():
+    drawn = [draw_plan(np.random.default_rng(seed), 8, SETTINGS, burn_in=5) for seed in range(300)]
+    assert {frame for plan in drawn for frame in plan.corrections} == {0, 5, 6, 7}
+    assert {plan.burn_in for plan in drawn} == {5}
+
+
 def test_without_corrections_nothing_is_corrected():
     plans = [draw_plan(np.random.default_rng(seed), 8, InteractionSettings(max_corrections=0)) for seed in range(20)]
     assert all(not plan.corrections for plan in plans)

@@ -42,6 +42,7 @@ def test_every_weight_is_optimised_once_and_early_blocks_learn_slower():
     blocks = [by_weight[id(block.norm1.weight)] for block in trunk.blocks]
     assert [group["lr"] for group in blocks] == [0.5**4, 0.5**3, 0.5**2, 0.5]
     assert by_weight[id(trunk.patch_embed.proj.bias)]["lr"] == 0.5**5
+    assert by_weight[id(trunk.pos_embed)]["lr"] == by_weight[id(trunk.pos_embed_window)]["lr"] == 1
     assert by_weight[id(network.obj_ptr_tpos_proj.weight)]["lr"] == 1
 
 

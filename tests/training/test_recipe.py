@@ -39,6 +39,8 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE], "losses": 3}, "losses is 3, but must be a table"),
         ({"stages": [STAGE | {"span": 1}]}, r"span is 1, but must be 0 or at least its frames \(2\)"),
         ({"stages": [STAGE | {"burn_in": 2}]}, r"burn_in is 2, but must be from 0 to below its frames \(2\)"),
+        ({"stages": [STAGE | {"burn_in": -1}]}, "burn_in is -1"),
+        ({"stages": [STAGE, STAGE | {"synthetic": {"max_share": 2.0}}]}, r"stages\[1\]: need 0 < min_share"),
         ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
         ({"stages": [STAGE], "optimiser": {"muon": 1}}, "optimiser.muon is 1, but must be of type bool"),
     ],

@@ -54,6 +54,14 @@ def test_weights_of_somebody_else_are_not_replaced(folder: RunFolder) -> None:
     assert folder.weights.read_bytes() == b"precious"
 
 
+def test_two_runs_do_not_share_a_folder(folder: RunFolder) -> None:
+    other = RunFolder(folder.path, "nano")
+    with folder.locked(), pytest.raises(ConfigError, match="another run is training in"), other.locked():
+        pass
+    with other.locked():
+        assert not list(folder.path.iterdir())
+
+
 def test_a_log_without_a_state_is_set_aside(folder: RunFolder) -> None:
     for step in (1, 2, 3):
         folder.log(row(step))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from masklet.errors import ConfigError
+from masklet.errors import ConfigError, DatasetError
 from masklet.training.assets import AssetBank
 from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
 
@@ -79,6 +79,12 @@ def test_objects_move(bank: AssetBank) -> None:
 def test_senseless_settings_are_named(bad: dict) -> None:
     with pytest.raises(ConfigError, match=r"need|too small"):
         SyntheticSettings(**bad)
+
+
+def test_objects_too_small_to_start_with_are_one_clear_error(bank: AssetBank) -> None:
+    tiny = SyntheticSettings(1, (128, 128), min_share=0.001, max_share=0.002, regions=0.0)
+    with pytest.raises(DatasetError, match=r"no object fills 1% .* max_share is 0\.002"):
+        SyntheticVideo(bank, tiny).clip(0)
 
 
 def test_draws_faster_than_training_eats(bank: AssetBank) -> None:

@@ -24,13 +24,17 @@ from masklet.training.assets import AssetBank
 from masklet.training.clip import Clip
 from masklet.training.datasets.clip_sequence import ClipSequence
 from masklet.training.evaluation import evaluate
+from masklet.training.interaction import FirstPrompt, Plan
+from masklet.training.optimise import drop_zero_gradients
 from masklet.training.parallel import Processes
 from masklet.training.recipe import Recipe, parse_recipe
 from masklet.training.run_folder import LOG_COLUMNS
 from masklet.training.source import FIRST_TRAINING_SEED, StepSource
+from masklet.training.synthetic import SyntheticVideo
 from masklet.training.trainer import RunSettings, Trainer
 
 ASSETS = AssetBank.procedural()
+STAGE = {"steps": 3, "frames": 3, "size": 96, "clips": 1}
 NEEDS_MUON = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon from 2.9 on")
 
 
@@ -158,10 +162,43 @@ def test_processes_share_the_plan_but_not_the_clips():
         assert not torch.equal(one.batch.frames[0, 0], two.batch.frames[0, 0])
 
 
-def test_clips_are_never_those_of_the_evaluation():
-    source = StepSource(recipe(), ASSETS, [], Processes())
-    assert FIRST_TRAINING_SEED >= 1_000_000
-    assert source._seed(0, 0, 4) >= FIRST_TRAINING_SEED
+def test_clips_are_never_those_of_the_evaluation_and_no_two_are_the_same(monkeypatch):
+    drawn = []
+
+    def watched(self, seed, frames=None):
+        drawn.append(seed)
+        return drifting_squares(seed, frames=len(frames) if frames else self._settings.frames, size=96)
+
+    monkeypatch.setattr(SyntheticVideo, "clip", watched)
+    for rank in range(2):
+        source = StepSource(recipe(stages=[STAGE]), ASSETS, [], Processes(rank, 2))
+        for step in range(10):
+            source[step]
+    assert len(set(drawn)) == len(drawn) >= 20
+    assert min(drawn) >= FIRST_TRAINING_SEED >= 1_000_000
+
+
+@NEEDS_MUON
+def test_what_no_loss_depends_on_takes_no_step(tmp_path):
+    run = trainer(tmp_path, recipe(stages=[STAGE], optimiser={"muon": True, "weight_decay": 0.5}))
+    corrected, plain = (Plan(FirstPrompt.CLICK, corrections) for corrections in ({0: 1}, {}))
+    run.train_step(replace(run.source[0], plan=corrected))
+    before = {name: weight.detach().clone() for name, weight in run.network.named_parameters()}
+    run.train_step(replace(run.source[1], plan=plain))  # asks for the three candidates alone
+    moved = {name for name, weight in run.network.named_parameters() if not torch.equal(weight, before[name])}
+    heads = [f"sam_mask_decoder.output_hypernetworks_mlps.{head}." for head in range(4)]
+    single, *candidates = (any(name.startswith(head) for name in moved) for head in heads)
+    assert not single and any(candidates)
+
+
+def test_a_gradient_of_zeros_is_none(tmp_path):
+    run = trainer(tmp_path, recipe())
+    weights = list(run.network.parameters())
+    for place, weight in enumerate(weights):
+        weight.grad = torch.zeros_like(weight)
+        weight.grad[..., 0] = 1e-20 * (place == 3)
+    drop_zero_gradients(weights)
+    assert [weight.grad is not None for weight in weights] == [place == 3 for place in range(len(weights))]
 
 
 _TWO_PROCESSES = """

@@ -85,7 +85,8 @@ def test_a_burn_in_changes_no_answer_and_trains_on_none_of_its_own(plan, kept):
         assert torch.equal(one.truth, other.truth)
     sum((p.logits.square().mean() for p in rest), torch.zeros(())).backward()
     assert network.image_encoder.trunk.patch_embed.proj.weight.grad is not None
-    assert network.mask_downsample.weight.grad is None  # given masks, and with them the first frame, are burnt in
+    assert network.no_mem_embed.grad is None  # the first frame, which has no memory, is burnt in
+    assert network.mask_downsample.weight.grad is None
 
 
 def test_gradients_reach_every_weight_but_the_fixed_one():

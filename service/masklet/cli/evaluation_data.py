@@ -16,6 +16,7 @@ from masklet.training.datasets.clip_sequence import ClipSequence
 _SYNTHETIC = "synthetic"
 _DEFAULT_SEEDS = range(40)
 _SYNTHETIC_MIN_AREA_PX = 64
+_FRAMES, _SIDE_PX, _OBJECTS = 32, 256, 4
 # Of a part or a stretch of backdrop no single click says where it ends.
 _WHOLE_OBJECTS: Mapping[str, Any] = {"regions": 0.0, "part": 0.0}
 
@@ -33,10 +34,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="of the folder (default: %(default)s)")
     group.add_argument("--split", default="", metavar="NAME", help="of the folder, for example val (default: all)")
     group.add_argument("--sequences", type=int, default=0, metavar="N", help="the first N only (default: all)")
-    group.add_argument("--frames", type=int, default=32, metavar="N", help="of a synthetic clip (default: %(default)s)")
-    group.add_argument("--size", type=int, default=256, metavar="PX", help="synthetic sides (default: %(default)s)")
-    group.add_argument("--objects", type=int, default=4, metavar="N", help="synthetic, at most (default: %(default)s)")
-    group.add_argument("--assets", type=Path, nargs="+", metavar="DIR", help="pictures for synthetic clips")
+    group.add_argument("--frames", type=int, metavar="N", help=f"of a synthetic clip (default: {_FRAMES})")
+    group.add_argument("--size", type=int, metavar="PX", help=f"synthetic sides (default: {_SIDE_PX})")
+    group.add_argument("--objects", type=int, metavar="N", help=f"synthetic, at most (default: {_OBJECTS})")
+    group.add_argument("--assets", type=Path, nargs="+", action="extend", metavar="DIR",
+                       help="pictures for synthetic clips; may be given again")  # fmt: skip
 
 
 def min_area_px(args: argparse.Namespace) -> int:
@@ -54,6 +56,9 @@ def open_data(args: argparse.Namespace) -> Sequence[VideoSequence]:
     if args.sequences < 0:
         raise ConfigError(f"--sequences is {args.sequences}, must be at least 0")
     seeds = _seeds(args.data)
+    given = [name for name in ("frames", "size", "objects", "assets") if getattr(args, name) is not None]
+    if seeds is None and given:
+        raise ConfigError(f"--{given[0]} is of synthetic clips, --data is {args.data}")
     found = open_dataset(Path(args.data), kind=args.kind, split=args.split) if seeds is None else _drawn(args, seeds)
     return found[: args.sequences] if args.sequences else found
 
@@ -76,11 +81,14 @@ def _drawn(args: argparse.Namespace, seeds: range) -> list[VideoSequence]:
     from masklet.training.assets import AssetBank
     from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
 
-    for name, least in (("frames", 3), ("size", 32), ("objects", 1)):
-        if getattr(args, name) < least:
-            raise ConfigError(f"--{name} is {getattr(args, name)}, must be at least {least}")
+    numbers = []
+    for name, least, usual in (("frames", 3, _FRAMES), ("size", 32, _SIDE_PX), ("objects", 1, _OBJECTS)):
+        number = usual if getattr(args, name) is None else getattr(args, name)
+        if number < least:
+            raise ConfigError(f"--{name} is {number}, must be at least {least}")
+        numbers.append(number)
+    frames, side, objects = numbers
     assets = AssetBank.from_folders(args.assets) if args.assets else AssetBank.procedural()
-    size = (args.size, args.size)
-    settings = SyntheticSettings(args.frames, size, args.objects, **_WHOLE_OBJECTS)
+    settings = SyntheticSettings(frames, (side, side), objects, **_WHOLE_OBJECTS)
     draw = lru_cache(maxsize=1)(SyntheticVideo(assets, settings).clip)
     return [ClipSequence(f"{_SYNTHETIC}-{seed:06d}", partial(draw, seed)) for seed in seeds]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -50,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
                         help="annotated videos: DAVIS, YouTube-VOS or SA-V layout; may be given again")  # fmt: skip
     parser.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="of the --data (default: %(default)s)")
     parser.add_argument("--split", default="", metavar="NAME", help="of all --data, for example train (default: all)")
-    parser.add_argument("--assets", type=Path, action="append", default=[], metavar="DIR",
+    parser.add_argument("--assets", type=Path, nargs="+", action="extend", default=[], metavar="DIR",
                         help="pictures, cut-outs and clips that synthetic video is composed of")  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: auto)")
     parser.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: auto)")
@@ -82,30 +83,39 @@ def run(args: argparse.Namespace) -> int:
         save_every=args.save_every,
         time_limit_s=args.time_limit_s,
     )
-    init = None if RunFolder(args.out, recipe.variant).has_state else args.init
+    folder = RunFolder(args.out, recipe.variant)
+    init = None if folder.has_state else args.init
     try:
         trainer = Trainer(
             recipe, settings, assets=_assets(args), sequences=_sequences(args), processes=processes, init=init
         )
-        resumed = trainer.resume()
-        if processes.leads:
-            for change in trainer.changes:
-                print(f"not as before: {change}")
-            if args.init and not init:
-                print(f"{args.out} has a run to go on with: --init {args.init} is not used")
-            print(_summary(recipe, settings, trainer.step if resumed else 0), flush=True)
-            for note in trainer.source.notes():
-                print(note, flush=True)
-        with interrupts(trainer.stop) as interrupt:
-            weights = trainer.run()
-        if processes.leads:
-            plot_log(args.out / "log.csv", args.out / "curve.png")
-            if trainer.step < recipe.steps:
-                print(f"stopped at step {trainer.step} of {recipe.steps}; the same command goes on")
-            print(f"weights: {weights}\nserve them: masklet serve --variant {recipe.variant} --weights {weights}")
+        with folder.locked() if processes.leads else nullcontext():
+            received = _train(trainer, init, args)
     finally:
         leave_processes(processes)
-    return 128 + interrupt.received if interrupt.received else 0
+    return 128 + received if received else 0
+
+
+def _train(trainer: Trainer, init: Path | None, args: argparse.Namespace) -> int:
+    """Train, the leading process saying what is done; the number of the signal that ended it, or 0."""
+    recipe, leads = trainer.recipe, trainer.processes.leads
+    resumed = trainer.resume()
+    if leads:
+        for change in trainer.changes:
+            print(f"not as before: {change}")
+        if args.init and not init:
+            print(f"{args.out} has a run to go on with: --init {args.init} is not used")
+        print(_summary(trainer, init, resumed=resumed), flush=True)
+        for note in trainer.source.notes():
+            print(note, flush=True)
+    with interrupts(trainer.stop) as interrupt:
+        weights = trainer.run()
+    if leads:
+        plot_log(args.out / "log.csv", args.out / "curve.png")
+        if trainer.step < recipe.steps:
+            print(f"stopped at step {trainer.step} of {recipe.steps}; the same command goes on")
+        print(f"weights: {weights}\nserve them: masklet serve --variant {recipe.variant} --weights {weights}")
+    return interrupt.received
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -137,9 +147,14 @@ def _sequences(args: argparse.Namespace) -> list[VideoSequence]:
     return sequences
 
 
-def _summary(recipe: Recipe, settings: RunSettings, step: int) -> str:
-    start = f"going on from step {step}" if step else "from step 0"
+def _summary(trainer: Trainer, init: Path | None, *, resumed: bool) -> str:
+    recipe, settings, source = trainer.recipe, trainer.settings, trainer.source
+    start = f"going on from step {trainer.step}" if resumed else f"from step 0, {init or 'random weights'}"
+    drawn = len(source.assets.photos) + len(source.assets.cutouts)
+    what = f"{len(source.sequences)} annotated videos" if source.sequences else "no annotated video"
     return (
         f"training {recipe.variant} on {settings.device} in {str(settings.precision).removeprefix('torch.')}: "
-        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; a crash loses up to {settings.save_every} steps"
+        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; {what}, synthetic clips of "
+        f"{f'{drawn} pictures' if drawn else 'procedural pictures alone'}; "
+        f"a crash loses up to {settings.save_every} steps"
     )

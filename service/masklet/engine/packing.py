@@ -29,11 +29,14 @@ def pack_linear_layers(network: nn.Module) -> int:
     layers = [m for m in network.modules() if isinstance(m, nn.Linear) and _fits(m)]
     if not layers or not can_pack():
         return 0
+    mlps = [m for m in network.modules() if isinstance(m, MLP) and isinstance(m.activation, nn.GELU)]
+    mlps = [mlp for mlp in mlps if all(_fits(layer) for layer in mlp.layers)]
+    within = {id(layer) for mlp in mlps for layer in mlp.layers}
+    for mlp in mlps:
+        _replace(mlp, _packed_mlp(mlp))
     for layer in layers:
-        _replace(layer, _packed(layer, "none"))
-    for mlp in network.modules():
-        if isinstance(mlp, MLP) and isinstance(mlp.activation, nn.GELU) and all(_fits(m) for m in mlp.layers):
-            _replace(mlp, _packed_mlp(mlp))
+        if id(layer) not in within:
+            _replace(layer, _packed(layer, "none"))
     return len(layers)
 
 

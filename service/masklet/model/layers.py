@@ -70,7 +70,7 @@ def resize_matrix(side: int, size: int) -> Tensor:
     return F.interpolate(eye, (size, 1), mode="bilinear", align_corners=False)[0, :, :, 0].transpose(0, 1).contiguous()
 
 
-FEW_KEYS = 256
+FEW_KEYS = 512
 FEWEST_FUSED = 64
 QUERY_CHUNK = 256
 
@@ -79,7 +79,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention: [B, H, Nq, D], [B, H, Nk, D], [B, H, Nk, D] -> [B, H, Nq, D].
 
     On a CPU in bfloat16 the library's fused kernel takes up to twice as long as plain matrix products; with AMX a
-    quarter to four fifths of it, unless queries or keys are few. Its gradient is up to three times as slow there
+    quarter to four fifths of it, unless queries or keys are few. Its gradient is several times as slow there
     (loadtests/bench_attention.py).
     """
     if q.device.type != "cpu" or q.dtype is torch.float32 or _fuses_well(q, k):

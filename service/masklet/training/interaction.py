@@ -70,8 +70,8 @@ class Points:
         return Points(torch.cat((self.at, other.at), dim=1), torch.cat((self.labels, other.labels), dim=1))
 
 
-def draw_plan(random: np.random.Generator, frames: int, settings: InteractionSettings) -> Plan:
-    """Draw a step's interaction for clips of `frames` frames."""
+def draw_plan(random: np.random.Generator, frames: int, settings: InteractionSettings, *, burn_in: int = 0) -> Plan:
+    """Draw a step's interaction for clips of `frames` frames; a second frame is prompted after the burn-in only."""
     odds = np.array([settings.click, settings.box, max(0.0, 1 - settings.click - settings.box)])
     if frames == 1:
         odds[2] = 0.0
@@ -80,8 +80,9 @@ def draw_plan(random: np.random.Generator, frames: int, settings: InteractionSet
     if first is not FirstPrompt.MASK:
         corrections[0] = int(random.integers(0, settings.max_corrections + 1))
     if frames > 1 and random.random() < settings.second_frame and settings.max_corrections:
-        corrections[int(random.integers(1, frames))] = int(random.integers(1, settings.max_corrections + 1))
-    return Plan(first, {frame: clicks for frame, clicks in corrections.items() if clicks})
+        second = int(random.integers(max(1, burn_in), frames))
+        corrections[second] = int(random.integers(1, settings.max_corrections + 1))
+    return Plan(first, {frame: clicks for frame, clicks in corrections.items() if clicks}, burn_in)
 
 
 def first_points(kind: FirstPrompt, truth: Tensor, settings: InteractionSettings, random: torch.Generator) -> Points:

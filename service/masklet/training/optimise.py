@@ -90,8 +90,8 @@ def _muon(tables: list[dict[str, Any]]) -> torch.optim.Optimizer:
 
 
 def _layers_above(name: str, depth: int) -> int:
-    """How many trunk blocks lie between a parameter and the neck; 0 outside the trunk."""
-    if not name.startswith(_TRUNK):
+    """How many trunk blocks lie between a parameter and the neck; 0 outside the trunk, and for its positions."""
+    if not name.startswith(_TRUNK) or "pos_embed" in name:
         return 0
     block = _BLOCK.match(name)
     return depth - int(block.group(1)) if block else depth + 1
@@ -137,6 +137,21 @@ class AveragedWeights:
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, average in self.state.items():
             average.lerp_(state[name].to(average.dtype), 1 - decay)
+
+
+@torch.no_grad()
+def drop_zero_gradients(parameters: Iterable[Tensor]) -> None:
+    """Let what no loss depended on take no step: a gradient that is zero throughout becomes None.
+
+    A step of Muon is of full size however small the gradient. Of averaged gradients, so that all processes skip alike.
+    """
+    given = [(parameter, grad) for parameter in parameters if (grad := parameter.grad) is not None]
+    if not given:
+        return
+    used = torch.stack([grad.any() for _, grad in given]).tolist()
+    for (parameter, _), any_used in zip(given, used, strict=True):
+        if not any_used:
+            parameter.grad = None
 
 
 def clip_gradients(parameters: Iterable[Tensor], norm: float) -> Tensor:

@@ -86,5 +86,6 @@ def gather_scalars(value: int, device: torch.device, processes: Processes) -> li
 
 
 def local_device(name: str) -> str:
-    """Each process of a CUDA run has its own card."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if name == "cuda" and "LOCAL_RANK" in os.environ else name
+    """Each of torchrun's processes has its own card, unless one is named."""
+    cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    return f"cuda:{os.environ['LOCAL_RANK']}" if cuda and "LOCAL_RANK" in os.environ else name

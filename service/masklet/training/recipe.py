@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,9 @@ class Stage:
         real_share: share of the steps whose clips come from `--data` instead of the generator, if there is any.
         span: the frames of a drawn clip are picked at random, in order, from so many; 0: from as many as are needed.
             Frames that follow each other closely are much alike and teach little for what they cost.
-        burn_in: frames at the start of a clip that only fill the memory, with the network's own answers, and take no
-            gradients (Kapturowski et al. 2019): long clips at a third of their price, to learn not to lose the object.
+        burn_in: frames at the start of a clip that only fill the memory and take no gradients (Kapturowski et al.
+            2019), at about a third of the price of the others: to learn to go on from what one's own errors have left.
+            First prompts are then trained on images alone, so `image_share` should not be 0.
         procedural_share: share of the drawn clips that use no assets even where there are some.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
@@ -72,7 +73,8 @@ class OptimiserSettings:
 
     Attributes:
         muon: whether Muon (Jordan et al. 2024) trains the matrices instead of AdamW, at the same rate; needs torch 2.9.
-        weight_decay: of matrices; vectors, norms and embeddings have none.
+        weight_decay: of all that has two dimensions or more; biases, norms, positions and the patches' embedding have
+            none.
         beta2: of AdamW; beta1 is 0.9.
         layer_decay: each trunk block learns this much slower than the one after it.
         warmup_steps: linear rise of the learning rate at the start of the run.
@@ -163,6 +165,18 @@ def parse_recipe(content: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored recipe's table, with today's defaults for what there was no setting of then."""
+    optimiser, losses, interaction = asdict(OptimiserSettings()), asdict(LossWeights()), asdict(InteractionSettings())
+    parts = {"optimiser": optimiser, "losses": losses, "interaction": interaction}
+    stage = {entry.name: entry.default for entry in fields(Stage) if entry.default is not MISSING}
+    return {
+        **stored,
+        **{name: part | stored.get(name, {}) for name, part in parts.items()},
+        "stages": [stage | dict(each) for each in stored["stages"]],
+    }
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Raises ConfigError for values that cannot be trained with."""
     for index, stage in enumerate(recipe.stages):
@@ -171,7 +185,10 @@ def check_recipe(recipe: Recipe) -> None:
             _require(getattr(stage, name) >= 1, f"{where}.{name}", getattr(stage, name), "at least 1")
         _require(stage.size >= 32 and stage.size % 32 == 0, f"{where}.size", stage.size, "a multiple of 32")
         _require(stage.learning_rate > 0, f"{where}.learning_rate", stage.learning_rate, "above 0")
-        stage.synthetic_settings(stage.frames)
+        try:
+            stage.synthetic_settings(stage.frames)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}", field=error.field) from error
         _require(stage.focal >= 0, f"{where}.focal", stage.focal, "at least 0")
         spans = stage.span == 0 or stage.span >= stage.frames
         _require(spans, f"{where}.span", stage.span, f"0 or at least its frames ({stage.frames})")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,21 @@ class RunFolder:
         """Create the folder if need be. Raises ConfigError."""
         with _writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of this folder. Raises ConfigError if one is in it, or it cannot be written."""
+        self.make()
+        with _writing(self.path):
+            held = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(f"another run is training in {self.path}", field="out") from error
+            yield
+        finally:
+            os.close(held)
 
     def claim(self) -> None:
         """Make room for a run that starts anew; a log that is already there is set aside.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -79,8 +79,7 @@ class StepSource(Dataset[StepInput]):
         real = bool(self.sequences) and shared.random() < stage.real_share
         frames = 1 if images else stage.frames
         clips = stage.clips * (stage.frames - stage.burn_in) if images else stage.clips
-        plan = draw_plan(shared, frames, self.recipe.interaction)
-        plan = plan if images else replace(plan, burn_in=stage.burn_in)
+        plan = draw_plan(shared, frames, self.recipe.interaction, burn_in=0 if images else stage.burn_in)
         own = np.random.default_rng((self.recipe.seed, step, 1 + self.processes.rank))
         make = self._real_clip if real else self._synthetic_clip
         drawn = [make(stage, frames, self._seed(step, index, clips), own) for index in range(clips)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from masklet.errors import DatasetError
 from masklet.training.assets import AssetBank
 from masklet.training.clip import Clip
 from masklet.training.look import Look
@@ -31,13 +32,19 @@ class SyntheticVideo:
         """The clip number `seed`, or only those of its frames, which are then all that is drawn.
 
         At least one object shows 1 % of the frame on the first of them.
+
+        Raises:
+            DatasetError: the settings, of very small objects, leave no chance of that.
         """
         wanted = range(self._settings.frames) if frames is None else frames
         for attempt in range(_ATTEMPTS):
             clip = self._draw(np.random.default_rng((seed, attempt)), wanted)
             if clip is not None:
                 return clip
-        raise AssertionError(f"no object of 1 % of the frame in {_ATTEMPTS} attempts")
+        raise DatasetError(
+            f"no object fills {_MIN_SHARE:.0%} of a synthetic clip's first frame in {_ATTEMPTS} attempts: "
+            f"max_share is {self._settings.max_share}, larger objects are needed"
+        )
 
     def _draw(self, random: np.random.Generator, wanted: Sequence[int]) -> Clip | None:
         """A clip, or None if no object shows enough on its first frame."""

@@ -24,13 +24,14 @@ from masklet.training.losses import Losses, compute_losses
 from masklet.training.optimise import (
     AveragedWeights,
     clip_gradients,
+    drop_zero_gradients,
     learning_rate,
     make_optimiser,
     restore_optimiser,
     set_learning_rate,
 )
 from masklet.training.parallel import Processes, average_gradients, average_scalars, gather_scalars
-from masklet.training.recipe import Recipe, Stage
+from masklet.training.recipe import Recipe, Stage, completed
 from masklet.training.recipe_changes import differences
 from masklet.training.run_folder import LOG_COLUMNS, RunFolder
 from masklet.training.source import StepInput, StepSource, load_steps
@@ -67,7 +68,8 @@ class Trainer:
 
     Attributes:
         step: optimiser steps done.
-        changes: values of the recipe that are not those of the state it went on from, like "seed 0 -> 7".
+        changes: values of the recipe, and counts of what else it is given, that are not those of the state it went on
+            from, like "seed 0 -> 7".
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Trainer:
         *losses, ends = self._backward(step_input).tolist()
         self._ends = ends > 0
         average_gradients(self.network.parameters(), self.processes)
+        drop_zero_gradients(self.network.parameters())
         norm = clip_gradients(self.network.parameters(), self.recipe.optimiser.clip_norm)
         if bool(torch.isfinite(norm)):  # a step that overflowed teaches nothing and must not spoil the weights
             self.optimiser.step()
@@ -196,6 +199,7 @@ class Trainer:
         if self.processes.leads:
             state = {
                 "recipe": asdict(self.recipe),
+                "given": self._given,
                 "step": self.step,
                 "network": self.network.state_dict(),
                 "average": self.average.state,
@@ -238,9 +242,21 @@ class Trainer:
         except (KeyError, ValueError) as error:
             raise ConfigError(f"the run in {file} has other optimiser settings: {error}") from error
         self.step = step
-        self.changes = tuple(differences(state["recipe"], asdict(self.recipe)))
+        given = differences(state.get("given", self._given), self._given)
+        self.changes = (*differences(completed(state["recipe"]), asdict(self.recipe)), *given)
         if self.processes.leads:
             self._folder.cut_log(step)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        """What steps depend on beside the recipe, as far as it can be told in a line."""
+        assets = self.source.assets
+        return {
+            "videos": len(self.source.sequences),
+            "pictures": len(assets.photos) + len(assets.cutouts),
+            "precision": str(self.settings.precision).removeprefix("torch."),
+            "processes": self.processes.count,
+        }
 
     def _check_finite(self) -> None:
         if self._skipped >= _SKIPPED_AT_MOST:
