@@ -150,11 +150,12 @@ def _sequences(args: argparse.Namespace) -> list[VideoSequence]:
 def _summary(trainer: Trainer, init: Path | None, *, resumed: bool) -> str:
     recipe, settings, source = trainer.recipe, trainer.settings, trainer.source
     start = f"going on from step {trainer.step}" if resumed else f"from step 0, {init or 'random weights'}"
-    drawn = len(source.assets.photos) + len(source.assets.cutouts)
-    what = f"{len(source.sequences)} annotated videos" if source.sequences else "no annotated video"
+    sees = [f"{len(source.sequences)} annotated videos" if source.sequences else "no annotated video"]
+    if not source.sequences or any(stage.real_share < 1 for stage in recipe.stages):
+        pictures = source.assets.pictures
+        sees.append(f"synthetic clips of {f'{pictures} pictures' if pictures else 'procedural pictures alone'}")
     return (
         f"training {recipe.variant} on {settings.device} in {str(settings.precision).removeprefix('torch.')}: "
-        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; {what}, synthetic clips of "
-        f"{f'{drawn} pictures' if drawn else 'procedural pictures alone'}; "
+        f"{recipe.steps} steps in {len(recipe.stages)} stages, {start}; {', '.join(sees)}; "
         f"a crash loses up to {settings.save_every} steps"
     )

@@ -49,6 +49,11 @@ class AssetBank:
         self._stills = [place for place in range(len(self.photos)) if place not in filmed]
         self._segments: dict[int, ImageArray] = {}
 
+    @property
+    def pictures(self) -> int:
+        """How many photographs and cut-outs there are."""
+        return len(self.photos) + len(self.cutouts)
+
     @classmethod
     def procedural(cls) -> AssetBank:
         """A bank that needs nothing on disk."""

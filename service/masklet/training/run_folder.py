@@ -62,6 +62,8 @@ class RunFolder:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ConfigError(f"another run is training in {self.path}", field="out") from error
+            except OSError:  # a file system without locks
+                pass
             yield
         finally:
             os.close(held)

@@ -250,10 +250,9 @@ class Trainer:
     @property
     def _given(self) -> dict[str, Any]:
         """What steps depend on beside the recipe, as far as it can be told in a line."""
-        assets = self.source.assets
         return {
             "videos": len(self.source.sequences),
-            "pictures": len(assets.photos) + len(assets.cutouts),
+            "pictures": self.source.assets.pictures,
             "precision": str(self.settings.precision).removeprefix("torch."),
             "processes": self.processes.count,
         }
