@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 
+from masklet.model import SAM2, VARIANTS, PromptBatch
 from masklet.model.mask_decoder import DecodedMasks, choose_best, choose_single, stability
 
 
@@ -57,3 +61,27 @@ def test_the_threshold_is_98_percent_and_included(inside, stable):
     mask.view(-1)[:inside] = 1.0
     chosen = choose_single(decoded(mask), by_stability=True)
     assert bool((chosen.predicted_iou > 0.9).item()) == stable
+
+
+def test_smooth_logits_are_a_binomial_average_over_3x3_cells_and_nothing_else(mini: Callable[..., SAM2]):
+    plain = mini()
+    smooth = SAM2(replace(plain.config, smooth_logits=True)).eval().requires_grad_(False)
+    smooth.load_state_dict(plain.state_dict())
+    frame, row = plain.encode_image(torch.randn(1, 3, 64, 64)), torch.zeros(1, dtype=torch.long)
+    click = PromptBatch(points=torch.tensor([[[20.0, 30.0]]]), labels=torch.ones(1, 1, dtype=torch.long))
+    before, after = (net.candidates(net.without_memory(frame, row), frame.skips, click) for net in (plain, smooth))
+
+    for logits, averaged in zip(before.logits[0], after.logits[0], strict=True):
+        for y, x in ((0, 0), (0, 7), (5, 9), (15, 15)):
+            expected = sum(
+                (2 - abs(dy)) * (2 - abs(dx)) / 16 * logits[min(max(y + dy, 0), 15), min(max(x + dx, 0), 15)]
+                for dy in (-1, 0, 1)
+                for dx in (-1, 0, 1)
+            )
+            torch.testing.assert_close(averaged[y, x], torch.as_tensor(expected), atol=1e-5, rtol=1e-5)
+    assert torch.equal(before.predicted_iou, after.predicted_iou)
+    assert torch.equal(before.tokens, after.tokens)
+
+
+def test_only_nano_smooths_its_logits():
+    assert [name for name, config in VARIANTS.items() if config.smooth_logits] == ["nano"]

@@ -42,12 +42,21 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE | {"burn_in": -1}]}, "burn_in is -1"),
         ({"stages": [STAGE, STAGE | {"synthetic": {"max_share": 2.0}}]}, r"stages\[1\]: need 0 < min_share"),
         ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
+        (
+            {"stages": [STAGE | {"focal": 2.0}], "losses": {"focal": 5.0}},
+            r"losses\.focal is 5\.0, but must be left alone where every stage has a focal of its own",
+        ),
         ({"stages": [STAGE], "optimiser": {"muon": 1}}, "optimiser.muon is 1, but must be of type bool"),
     ],
 )
 def test_faults_are_named(content, message):
     with pytest.raises(ConfigError, match=message):
         parse_recipe(content)
+
+
+def test_the_recipe_s_focal_counts_where_a_stage_has_none():
+    recipe = parse_recipe({"stages": [STAGE, STAGE | {"focal": 2.0}], "losses": {"focal": 5.0}})
+    assert [recipe.losses_at(step).focal for step in (0, STAGE["steps"])] == [5.0, 2.0]
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):

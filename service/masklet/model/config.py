@@ -49,6 +49,7 @@ class SAM2Config:
         memory_slots: conditioning slot and recent memories, 1 + 6.
         pointer_slots: object pointers of a frame, its own included; distances are normalised by one less.
         memory_layers: layers of the memory attention.
+        smooth_logits: mask logits are averaged over 3x3 cells; not in the published networks.
     """
 
     name: str
@@ -61,6 +62,7 @@ class SAM2Config:
     memory_slots: int = 7
     pointer_slots: int = 16
     memory_layers: int = 4
+    smooth_logits: bool = False
 
     def __post_init__(self) -> None:
         if self.input_size < 32 or self.input_size % 32:
@@ -104,6 +106,7 @@ NANO = SAM2Config(
     input_size=320,
     dim=128,
     memory_layers=2,
+    smooth_logits=True,
 )
 VARIANTS: dict[str, SAM2Config] = {NANO.name: NANO} | _published()
 

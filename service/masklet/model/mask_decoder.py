@@ -40,6 +40,7 @@ class MaskDecoder(nn.Module):
     def __init__(self, config: SAM2Config) -> None:
         super().__init__()
         dim = config.dim
+        self.smooth_logits = config.smooth_logits
         self.transformer = TwoWayTransformer(dim)
         self.obj_score_token = nn.Embedding(1, dim)
         self.iou_token = nn.Embedding(1, dim)
@@ -75,9 +76,9 @@ class MaskDecoder(nn.Module):
         mask_tokens = tokens[:, 2 : 2 + MASK_TOKENS]
         fine = self._upscale(pixels.unflatten(1, (h, w)), skips)
         weights = torch.stack([m(mask_tokens[:, i]) for i, m in enumerate(self.output_hypernetworks_mlps)], dim=1)
-        logits = weights @ fine.flatten(1, 2).transpose(1, 2)
+        logits = (weights @ fine.flatten(1, 2).transpose(1, 2)).unflatten(2, (4 * h, 4 * w)).float()
         return DecodedMasks(
-            logits=logits.unflatten(2, (4 * h, 4 * w)).float(),
+            logits=_smooth(logits) if self.smooth_logits else logits,
             predicted_iou=self.iou_prediction_head(tokens[:, 1]).float().sigmoid(),
             tokens=mask_tokens,
             object_score=self.pred_obj_score_head(tokens[:, 0])[:, 0].float(),
@@ -97,6 +98,11 @@ def _double(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
     assert conv.bias is not None
     y = F.linear(x, weight, conv.bias.repeat(4)).view(batch, h, w, 2, 2, -1)
     return y.transpose(2, 3).reshape(batch, 2 * h, 2 * w, -1)
+
+
+def _smooth(logits: Tensor) -> Tensor:
+    """Binomial average over 3x3 cells, [B, M, H, W]; cells from a transposed convolution differ by their phase."""
+    return F.avg_pool2d(F.avg_pool2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
 
 
 class TwoWayTransformer(nn.Module):

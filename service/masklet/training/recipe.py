@@ -205,6 +205,8 @@ def check_recipe(recipe: Recipe) -> None:
     _require(odds.max_corrections >= 0, "interaction.max_corrections", odds.max_corrections, "at least 0")
     for name in ("focal", "dice", "predicted_iou", "object_score"):
         _require(getattr(losses, name) >= 0, f"losses.{name}", getattr(losses, name), "at least 0")
+    used = losses.focal == LossWeights().focal or not all(stage.focal for stage in recipe.stages)
+    _require(used, "losses.focal", losses.focal, "left alone where every stage has a focal of its own")
     for name in ("beta2", "ema_decay"):
         _require(0 <= getattr(optimiser, name) < 1, f"optimiser.{name}", getattr(optimiser, name), "from 0 to below 1")
     for name in ("weight_decay", "warmup_steps"):
