@@ -102,7 +102,15 @@ def _double(x: Tensor, conv: nn.ConvTranspose2d) -> Tensor:
 
 def _smooth(logits: Tensor) -> Tensor:
     """Binomial average over 3x3 cells, [B, M, H, W]; cells from a transposed convolution differ by their phase."""
-    return F.avg_pool2d(F.avg_pool2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), 2, stride=1), 2, stride=1)
+    return _average_neighbours(_average_neighbours(logits, 2), 3)
+
+
+def _average_neighbours(x: Tensor, dim: int) -> Tensor:
+    """Each cell weighs a half, its two neighbours a quarter each; beyond the edge the last cell is repeated."""
+    side = x.shape[dim]
+    before = torch.cat((x.narrow(dim, 0, 1), x.narrow(dim, 0, side - 1)), dim)
+    after = torch.cat((x.narrow(dim, 1, side - 1), x.narrow(dim, side - 1, 1)), dim)
+    return x / 2 + (before + after) / 4
 
 
 class TwoWayTransformer(nn.Module):
