@@ -106,7 +106,8 @@ def test_shifting_the_object_score_shifts_it_and_nothing_else(tmp_path, tiny_fil
 def test_the_mean_of_several_files_counts_each_as_often_as_it_is_named(tmp_path, tiny_file, tiny_state):
     other = build("sam2.1_hiera_tiny", input_size=64, seed=6).state_dict()
     save_checkpoint(other, tmp_path / "other.pt")
-    masklet("convert", tiny_file, tmp_path / "mean.pt", "--mean-with", tmp_path / "other.pt", tmp_path / "other.pt")
+    twice = ["--mean-with", tmp_path / "other.pt"] * 2
+    masklet("convert", *twice, tiny_file, tmp_path / "mean.pt")
     found = read_checkpoint(tmp_path / "mean.pt")
     assert found.keys() == tiny_state.keys()
     assert all(torch.allclose(found[key], (tiny_state[key] + 2 * other[key]) / 3, atol=1e-6) for key in found)

@@ -91,6 +91,21 @@ def test_where_nothing_is_wrong_the_click_confirms():
     assert click.labels.tolist() == [[INCLUDE], [EXCLUDE]]
 
 
+def test_clicks_from_the_truth_are_inside_whatever_was_answered():
+    truth = square().expand(200, -1, -1)
+    everything = torch.ones(200, 32, 32)
+    labels = [
+        corrective_clicks(everything, truth, generator(), from_truth=odds).labels.flatten() for odds in (0.0, 0.3, 1.0)
+    ]
+    assert labels[0].eq(EXCLUDE).all() and labels[2].eq(INCLUDE).all()
+    assert 35 <= int(labels[1].eq(INCLUDE).sum()) <= 85  # 60 expected, standard deviation 6.5
+
+
+def test_without_a_target_there_is_no_truth_to_click_on():
+    nothing = torch.zeros(1, 32, 32, dtype=torch.bool)
+    assert corrective_clicks(torch.ones(1, 32, 32), nothing, generator(), from_truth=1.0).labels.item() == EXCLUDE
+
+
 def test_clicks_are_spread_and_prefer_the_inside():
     region = torch.zeros(2000, 32, 32, dtype=torch.bool)
     region[:, 8:24, 8:24] = True

@@ -78,6 +78,13 @@ def test_several_predictions_are_averaged():
     assert float(both.dice) == pytest.approx(float(sum(alone)) / 2)
 
 
+def test_several_predictions_are_added_up_where_that_is_wanted():
+    said = [prediction(1), prediction(2, candidates=1), prediction(3)]
+    summed = LossWeights(summed=True)
+    alone = [compute_losses([p], WEIGHTS).total(WEIGHTS) for p in said]
+    assert float(compute_losses(said, summed).total(summed)) == pytest.approx(float(sum(alone)), rel=1e-5)
+
+
 def test_only_the_best_candidate_is_trained_as_a_mask_but_every_predicted_iou():
     said = prediction(3, rows=1)
     logits, iou = said.logits.clone().requires_grad_(), said.predicted_iou.clone().requires_grad_()

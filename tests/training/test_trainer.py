@@ -66,10 +66,17 @@ def test_a_run_writes_a_log_and_weights_that_load(tmp_path):
     load_weights(build("mini", seed=None), weights, variant="mini")
 
 
-@pytest.mark.parametrize("muon", [False, pytest.param(True, marks=NEEDS_MUON)])
-def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, muon):
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {},
+        pytest.param({"optimiser": {"muon": True}}, marks=NEEDS_MUON),
+        {"regularisation": {"drop_path": 0.3, "dropout": 0.3}, "interaction": {"from_truth": 0.5}},
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, tables):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    plan = recipe(optimiser={"muon": muon})
+    plan = recipe(**tables)
     trainer(whole, plan).run()
     trainer(halves, plan, time_limit_s=1e-9).run()
     assert len(logged(halves)) == 1

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from masklet.model.config import HieraConfig, SAM2Config
-from masklet.model.layers import MLP, Derived, attend
+from masklet.model.layers import MLP, Derived, DropPath, attend
 
 
 class ImageEncoder(nn.Module):
@@ -140,6 +140,7 @@ class Block(nn.Module):
         self.attn = MultiScaleAttention(dim_in, dim, heads=heads, window=window, pool=pool)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP((dim, 4 * dim, dim), activation=nn.GELU)
+        self.drop_path = DropPath()
         if pool:
             self.proj = nn.Linear(dim_in, dim)
 
@@ -147,8 +148,8 @@ class Block(nn.Module):
         """[F, H, W, C_in] -> [F, H', W', C], H' = H / 2 if the block pools."""
         normed = self.norm1(x)
         shortcut = max_pool(self.proj(normed)) if self.pool else x
-        x = shortcut + self.attn(normed)
-        out: Tensor = x + self.mlp(self.norm2(x))
+        x = shortcut + self.drop_path(self.attn(normed))
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
         return out
 
 

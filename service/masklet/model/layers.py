@@ -28,6 +28,25 @@ class MLP(nn.Module):
         return out
 
 
+class DropPath(nn.Module):
+    """Leaves a residual branch out for some items of a batch, and scales it up for the others (Huang et al. 2016).
+
+    Attributes:
+        rate: odds of being left out, 0 to below 1; only while training.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = 0.0
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """[B, ...] -> [B, ...]."""
+        if not self.training or not self.rate:
+            return branch
+        kept = torch.rand(len(branch), *[1] * (branch.dim() - 1), device=branch.device) >= self.rate
+        return branch * (kept / (1 - self.rate)).to(branch.dtype)
+
+
 FEW_CHANNELS = 8
 
 

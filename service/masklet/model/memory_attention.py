@@ -61,7 +61,11 @@ class MemoryTokens:
 
 
 class MemoryAttentionLayer(nn.Module):
-    """One layer."""
+    """One layer.
+
+    Attributes:
+        dropout: of what is added to the features and of the MLP's inner ones, while training; see `set_dropout`.
+    """
 
     def __init__(self, dim: int, memory_dim: int) -> None:
         super().__init__()
@@ -72,21 +76,31 @@ class MemoryAttentionLayer(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.norm2 = nn.LayerNorm(dim)
         self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(0.0)
+
+    def set_dropout(self, rate: float) -> None:
+        """Drop this share, of attention weights too, while training."""
+        self.dropout.p = self.self_attn.dropout = self.cross_attn_image.dropout = rate
 
     def attend_self(self, x: Tensor, rotary: Tensor) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
-        out: Tensor = x + self.self_attn.to_itself(self.norm1(x), rotary)
+        out: Tensor = x + self.dropout(self.self_attn.to_itself(self.norm1(x), rotary))
         return out
 
     def attend_memory(self, x: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C], the MLP included."""
-        x = x + self.cross_attn_image.to_memory(self.norm2(x), memory, rotary)
-        out: Tensor = x + self.linear2(F.relu(self.linear1(self.norm3(x))))
+        x = x + self.dropout(self.cross_attn_image.to_memory(self.norm2(x), memory, rotary))
+        inner = self.dropout(F.relu(self.linear1(self.norm3(x))))
+        out: Tensor = x + self.dropout(self.linear2(inner))
         return out
 
 
 class RotaryAttention(nn.Module):
-    """One-head attention with axial rotary positions (SAM 2, appendix D.1)."""
+    """One-head attention with axial rotary positions (SAM 2, appendix D.1).
+
+    Attributes:
+        dropout: share of the attention weights that is dropped while training.
+    """
 
     def __init__(self, dim: int, key_dim: int) -> None:
         super().__init__()
@@ -94,26 +108,40 @@ class RotaryAttention(nn.Module):
         self.k_proj = nn.Linear(key_dim, dim)
         self.v_proj = nn.Linear(key_dim, dim)
         self.out_proj = nn.Linear(dim, dim)
+        self.dropout = 0.0
 
     def to_itself(self, x: Tensor, rotary: Tensor) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
         q = rotate(self.q_proj(x), rotary)
         k = rotate(self.k_proj(x), rotary)
-        q, k, v = (t[:, None] for t in (q, k, self.v_proj(x)))
-        out: Tensor = self.out_proj(attend(q, k, v)[:, 0])
-        return out
+        return self._project(q, k, self.v_proj(x))
 
     def to_memory(self, x: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C].
 
-        Attention weights sum to one, so the values are averaged in the memories' few channels and projected after;
-        both projections that follow are one matrix.
+        Attention weights sum to one, unless some are dropped, so the values are averaged in the memories' few channels
+        and projected after; both projections that follow are one matrix.
         """
         q = rotate(self.q_proj(x), rotary)
         k = self.k_proj(memory.keys)
         cells = k[:, : memory.spatial].unflatten(1, (-1, x.shape[1]))
         k = torch.cat((rotate(cells, rotary).flatten(1, 2), k[:, memory.spatial :]), dim=1)
-        averaged = weighted_average(q, k, memory.values.to(q.dtype))
+        values = memory.values.to(q.dtype)
+        if self._drops:
+            return self._project(q, k, self.v_proj(values))
+        averaged = weighted_average(q, k, values)
         weight = self.out_proj.weight @ self.v_proj.weight
         bias = F.linear(self.v_proj.bias, self.out_proj.weight, self.out_proj.bias)
         return F.linear(averaged, weight, bias)
+
+    @property
+    def _drops(self) -> bool:
+        return self.training and self.dropout > 0
+
+    def _project(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Average the projected values [B, L, C] for each query [B, N, C]."""
+        q, k, v = q[:, None], k[:, None], v[:, None]
+        rate = self.dropout if self._drops else 0.0
+        averaged = F.scaled_dot_product_attention(q, k, v, dropout_p=rate) if rate else attend(q, k, v)
+        out: Tensor = self.out_proj(averaged[:, 0])
+        return out

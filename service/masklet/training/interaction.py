@@ -34,6 +34,7 @@ class InteractionSettings:
         second_frame: odds that another frame is prompted.
         max_corrections: corrective clicks on a prompted frame at most.
         box_noise: deviation of box corners, as a share of the box's side.
+        from_truth: odds that a corrective click is drawn from the target as if nothing had been found of it yet.
     """
 
     click: float = 0.35
@@ -41,6 +42,7 @@ class InteractionSettings:
     second_frame: float = 0.5
     max_corrections: int = 4
     box_noise: float = 0.1
+    from_truth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +97,21 @@ def first_points(kind: FirstPrompt, truth: Tensor, settings: InteractionSettings
     )
 
 
-def corrective_clicks(logits: Tensor, truth: Tensor, random: torch.Generator) -> Points:
+def corrective_clicks(logits: Tensor, truth: Tensor, random: torch.Generator, *, from_truth: float = 0.0) -> Points:
     """One click per target on what its answer gets wrong: missing pixels are included, surplus ones excluded.
 
     Args:
         logits: [R, S, S] answers at the masks' size.
         truth: [R, S, S] bool.
         random: chooses the pixel, any wrong one being equally likely but for a pull towards the inside of regions.
+        from_truth: odds, of each target, that its answer is taken for empty.
 
     Where nothing is wrong: a click inside the target, or, with no target in sight, an excluding one anywhere.
     """
-    wrong = (logits > 0) ^ truth
+    answer = logits > 0
+    if from_truth:
+        answer &= (torch.rand(len(truth), generator=random, device=truth.device) >= from_truth)[:, None, None]
+    wrong = answer ^ truth
     perfect = ~wrong.flatten(1).any(dim=1)
     empty = ~truth.flatten(1).any(dim=1)
     region = torch.where(perfect[:, None, None], truth | empty[:, None, None], wrong)

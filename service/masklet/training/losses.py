@@ -16,12 +16,19 @@ FOCAL_ALPHA = 0.25
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How the parts add up."""
+    """How the parts add up.
+
+    Attributes:
+        focal, dice, predicted_iou, object_score: what each counts.
+        summed: whether the losses of a clip's predictions, one per frame and per corrective click, are added up, as in
+            the published configuration, instead of averaged. AdamW does not see the difference, but clipping does.
+    """
 
     focal: float = 20.0
     dice: float = 1.0
     predicted_iou: float = 1.0
     object_score: float = 1.0
+    summed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +50,24 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """Means over targets and predictions, each a scalar, before weighting; `iou` is of the best masks."""
+    """Means over targets and `count` predictions, each a scalar, before weighting; `iou` is of the best masks."""
 
     focal: Tensor
     dice: Tensor
     predicted_iou: Tensor
     object_score: Tensor
     iou: Tensor
+    count: int
 
     def total(self, weights: LossWeights) -> Tensor:
         """The weighted sum, a scalar."""
-        return (
+        mean = (
             weights.focal * self.focal
             + weights.dice * self.dice
             + weights.predicted_iou * self.predicted_iou
             + weights.object_score * self.object_score
         )
+        return mean * self.count if weights.summed else mean
 
 
 def compute_losses(predictions: Sequence[Prediction], weights: LossWeights) -> Losses:
@@ -72,7 +81,7 @@ def compute_losses(predictions: Sequence[Prediction], weights: LossWeights) -> L
     focal, dice, predicted_iou, object_score, _, _ = rows.mean(dim=0).unbind()
     iou, present = rows[:, 4], rows[:, 5]
     iou = (iou * present).sum() / present.sum().clamp(min=1)  # where there is nothing to find, there is no IoU
-    return Losses(focal, dice, predicted_iou, object_score, iou)
+    return Losses(focal, dice, predicted_iou, object_score, iou, len(parts))
 
 
 def _losses_of(prediction: Prediction, weights: LossWeights) -> Tensor:

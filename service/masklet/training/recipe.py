@@ -13,6 +13,7 @@ from masklet.errors import ConfigError
 from masklet.training.interaction import InteractionSettings
 from masklet.training.losses import LossWeights
 from masklet.training.recipe_changes import changed
+from masklet.training.regularise import RegularisationSettings
 from masklet.training.scene import SyntheticSettings
 
 MAX_SEED = 1_000_000
@@ -109,6 +110,7 @@ class Recipe:
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     losses: LossWeights = field(default_factory=LossWeights)
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
+    regularisation: RegularisationSettings = field(default_factory=RegularisationSettings)
 
     @property
     def steps(self) -> int:
@@ -127,6 +129,14 @@ class Recipe:
         """The weights of the step's losses."""
         _, stage = self.stage_at(step)
         return replace(self.losses, focal=stage.focal) if stage.focal else self.losses
+
+
+_TABLES: Mapping[str, Any] = {
+    "optimiser": OptimiserSettings,
+    "losses": LossWeights,
+    "interaction": InteractionSettings,
+    "regularisation": RegularisationSettings,
+}
 
 
 def read_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
@@ -154,8 +164,7 @@ def parse_recipe(content: Mapping[str, Any]) -> Recipe:
     stages = parts.pop("stages", [])
     if not isinstance(stages, list) or not stages:
         raise ConfigError("a recipe needs at least one [[stages]] table", field="stages")
-    nested = {"optimiser": OptimiserSettings, "losses": LossWeights, "interaction": InteractionSettings}
-    for name, kind in nested.items():
+    for name, kind in _TABLES.items():
         if name in parts:
             parts[name] = _typed(kind, parts[name], name)
     tables = tuple(_typed(Stage, stage, f"stages[{index}]") for index, stage in enumerate(stages))
@@ -167,8 +176,7 @@ def parse_recipe(content: Mapping[str, Any]) -> Recipe:
 
 def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored recipe's table, with today's defaults for what there was no setting of then."""
-    optimiser, losses, interaction = asdict(OptimiserSettings()), asdict(LossWeights()), asdict(InteractionSettings())
-    parts = {"optimiser": optimiser, "losses": losses, "interaction": interaction}
+    parts: dict[str, dict[str, Any]] = {name: asdict(kind()) for name, kind in _TABLES.items()}
     stage = {entry.name: entry.default for entry in fields(Stage) if entry.default is not MISSING}
     return {
         **stored,
@@ -198,7 +206,7 @@ def check_recipe(recipe: Recipe) -> None:
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds, optimiser, losses = recipe.interaction, recipe.optimiser, recipe.losses
     _require(0 <= recipe.seed <= MAX_SEED, "seed", recipe.seed, f"from 0 to {MAX_SEED}")
-    for name in ("click", "box", "second_frame", "box_noise"):
+    for name in ("click", "box", "second_frame", "box_noise", "from_truth"):
         _require(0 <= getattr(odds, name) <= 1, f"interaction.{name}", getattr(odds, name), "from 0 to 1")
     _require(0 < odds.click + odds.box <= 1, "interaction.click + interaction.box", odds.click + odds.box,
              "above 0 and at most 1")  # fmt: skip
@@ -207,6 +215,8 @@ def check_recipe(recipe: Recipe) -> None:
         _require(getattr(losses, name) >= 0, f"losses.{name}", getattr(losses, name), "at least 0")
     used = losses.focal == LossWeights().focal or not all(stage.focal for stage in recipe.stages)
     _require(used, "losses.focal", losses.focal, "left alone where every stage has a focal of its own")
+    for name, rate in asdict(recipe.regularisation).items():
+        _require(0 <= rate < 1, f"regularisation.{name}", rate, "from 0 to below 1")
     for name in ("beta2", "ema_decay"):
         _require(0 <= getattr(optimiser, name) < 1, f"optimiser.{name}", getattr(optimiser, name), "from 0 to below 1")
     for name in ("weight_decay", "warmup_steps"):

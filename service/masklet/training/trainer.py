@@ -33,6 +33,7 @@ from masklet.training.optimise import (
 from masklet.training.parallel import Processes, average_gradients, average_scalars, gather_scalars
 from masklet.training.recipe import Recipe, Stage, completed
 from masklet.training.recipe_changes import differences
+from masklet.training.regularise import regularise, seeded
 from masklet.training.run_folder import LOG_COLUMNS, RunFolder
 from masklet.training.source import StepInput, StepSource, load_steps
 from masklet.training.unroll import Unroll
@@ -100,6 +101,7 @@ class Trainer:
         else:
             load_weights(self.network, init, variant=recipe.variant)
         self.network.to(settings.device)
+        regularise(self.network, recipe.regularisation)
         self.optimiser = make_optimiser(self.network, recipe.optimiser)
         self.average = AveragedWeights(self.network.state_dict(), recipe.optimiser.ema_decay)
 
@@ -177,12 +179,13 @@ class Trainer:
 
     def losses(self, step_input: StepInput) -> Losses:
         """The losses of one step's input with the current weights."""
-        random = torch.Generator(device=self.settings.device)
-        random.manual_seed((self.recipe.seed * 1_000_003 + self.step) * 4099 + self.processes.rank)
+        seed = (self.recipe.seed * 1_000_003 + self.step) * 4099 + self.processes.rank
+        random = torch.Generator(device=self.settings.device).manual_seed(seed)
         unroll = Unroll(self.network, self.recipe.interaction)
         weights = {f"network.{k}": v for k, v in self.network.parameters_in(self.settings.precision).items()}
         batch = step_input.batch.to(self.settings.device)
-        predictions = functional_call(unroll, weights, (batch, step_input.plan, random))
+        with seeded(seed, self.settings.device):
+            predictions = functional_call(unroll, weights, (batch, step_input.plan, random))
         return compute_losses(predictions, self.recipe.losses_at(self.step))
 
     def save(self) -> Path:

@@ -133,7 +133,8 @@ class _FrameStep:
         """Click after click on what is wrong, each refining the last answer."""
         for _ in range(clicks):
             logits = output.logits.detach()
-            click = corrective_clicks(resize(logits[:, None], self.truth.shape[-1])[:, 0], self.truth, random)
+            large = resize(logits[:, None], self.truth.shape[-1])[:, 0]
+            click = corrective_clicks(large, self.truth, random, from_truth=self.settings.from_truth)
             self.said = self.said.joined(click) if self.said else click
             output = self._answer(self.said, previous=logits.clamp(-PREVIOUS_LOGITS_LIMIT, PREVIOUS_LOGITS_LIMIT))
         return output
