@@ -31,7 +31,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.add_argument("--to", choices=("official", "transformers"), default="official", help="naming of the output")
     convert.add_argument("--half", action="store_true", help="store float16: half the size")
     convert.add_argument("--mean-with", action="append", default=[], metavar="FILE",
-                         help="write the mean of the input's weights and this file's; may be given several times")  # fmt: skip
+                         help="write the mean of the input's weights and this file's; repeatable")  # fmt: skip
     convert.add_argument("--shift-object-score", type=float, default=0.0, metavar="LOGIT",
                          help="added to the score above 0 of which an object is present")  # fmt: skip
     inspect = actions.add_parser("info", help="what a checkpoint file is")
