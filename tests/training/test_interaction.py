@@ -70,6 +70,15 @@ def test_a_box_without_noise_is_tight():
     assert noisy_boxes(square(), 0.0, generator()).tolist() == [[[20, 4], [28, 12]]]
 
 
+@pytest.mark.parametrize(("side", "limit_px"), [(64, 6.4), (400, 20.0)])
+def test_a_box_is_off_by_a_tenth_of_its_side_and_never_by_more_than_20_pixels_of_1024(side, limit_px):
+    truth = torch.zeros(300, 1024, 1024, dtype=torch.bool)
+    truth[:, 300 : 300 + side, 300 : 300 + side] = True
+    off = (noisy_boxes(truth, 0.1, generator()) - torch.tensor([[300.0, 300], [300 + side, 300 + side]])).abs()
+    assert 0.95 * limit_px < float(off.max()) <= limit_px + 1e-3
+    assert float(off.mean()) == pytest.approx(limit_px / 2, rel=0.1)  # standard error 1.7 %
+
+
 def test_the_box_of_nothing_is_inside_the_frame():
     boxes = noisy_boxes(torch.zeros(2, 32, 32, dtype=torch.bool), 0.5, generator())
     assert float(boxes.min()) >= 0 and float(boxes.max()) <= 31

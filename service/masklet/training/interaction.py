@@ -14,6 +14,7 @@ from torch import Tensor
 from masklet.model.prompt_encoder import BOX_MAX, BOX_MIN, EXCLUDE, INCLUDE
 
 _CELL = 4
+_BOX_NOISE_AT_MOST = 20 / 1024  # of the input's side
 
 
 class FirstPrompt(StrEnum):
@@ -33,7 +34,7 @@ class InteractionSettings:
         box: odds that it is a box; the rest are masks. Images get no masks: a given mask leaves nothing to learn there.
         second_frame: odds that another frame is prompted.
         max_corrections: corrective clicks on a prompted frame at most.
-        box_noise: deviation of box corners, as a share of the box's side.
+        box_noise: box corners are off by this share of the side at most, and never by more than 20 pixels of 1024.
         from_truth: odds that a corrective click is drawn from the target as if nothing had been found of it yet.
     """
 
@@ -133,7 +134,7 @@ def click_in(region: Tensor, random: torch.Generator) -> Tensor:
 
 
 def noisy_boxes(truth: Tensor, noise: float, random: torch.Generator) -> Tensor:
-    """[R, S, S] bool -> [R, 2, 2] corners (x, y), shaken by `noise` times the side; the whole frame for empty masks."""
+    """[R, S, S] bool -> [R, 2, 2] corners (x, y), each off by up to `noise` times the side; empty masks: the frame."""
     side = truth.shape[-1]
     spans = []
     for axis in (1, 2):  # which columns, then which rows, hold the target
@@ -142,5 +143,6 @@ def noisy_boxes(truth: Tensor, noise: float, random: torch.Generator) -> Tensor:
         spans.append(torch.stack((low, high), dim=1).float())
     boxes = torch.stack(spans, dim=2)
     extent = boxes[:, 1:] - boxes[:, :1]
-    shake = torch.randn(boxes.shape, generator=random, device=truth.device) * noise * extent
+    most = (noise * extent).clamp(max=_BOX_NOISE_AT_MOST * side)
+    shake = (2 * torch.rand(boxes.shape, generator=random, device=truth.device) - 1) * most
     return (boxes + shake).clamp(0, side - 1)

@@ -80,7 +80,8 @@ def _backdrop(random: np.random.Generator, assets: AssetBank, settings: Syntheti
     if random.random() >= settings.regions:
         return Backdrop((picture,))
     labels = Image.fromarray(assets.segments(number))
-    regions = crop(np.random.default_rng(window), labels, size, share=share)
+    nearest = Image.Resampling.NEAREST  # between regions 1 and 3 there is no region 2
+    regions = crop(np.random.default_rng(window), labels, size, share=share, resampling=nearest)
     return Backdrop((picture,), regions, _chosen(random, regions, settings))
 
 

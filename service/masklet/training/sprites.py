@@ -67,13 +67,20 @@ def texture_crop(random: np.random.Generator, assets: AssetBank, size: Size) -> 
     return crop(random, source, size, share=random.uniform(0.25, 1.0))
 
 
-def crop(random: np.random.Generator, source: Image.Image, size: Size, *, share: float) -> Image.Image:
+def crop(
+    random: np.random.Generator,
+    source: Image.Image,
+    size: Size,
+    *,
+    share: float,
+    resampling: Image.Resampling = Image.Resampling.BILINEAR,
+) -> Image.Image:
     """A random window of the aspect of `size` (height, width), `share` of the largest possible, resized to `size`."""
     scale = share * min(source.width / size[1], source.height / size[0])
     width, height = scale * size[1], scale * size[0]
     left, top = random.uniform(0, source.width - width), random.uniform(0, source.height - height)
     box = (left, top, min(left + width, source.width), min(top + height, source.height))
-    picture = source.resize((size[1], size[0]), Image.Resampling.BILINEAR, box=box, reducing_gap=1.5)
+    picture = source.resize((size[1], size[0]), resampling, box=box, reducing_gap=1.5)
     return _flipped(random, picture)
 
 
