@@ -24,6 +24,7 @@ from tests.training.datasets.samples import (
 
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.cli import main
+from masklet.cli.train import _default_workers
 from masklet.config import ModelConfig
 from masklet.model import VARIANTS, build
 from masklet.model.checkpoint import read_checkpoint, save_checkpoint
@@ -133,6 +134,26 @@ FINETUNE = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("--data", "recipe finetune goes on from a trained checkpoint: give one with --init"),
+     ("--init", "recipe finetune trains on annotated video alone: give it with --data")],
+)  # fmt: skip
+def test_fine_tuning_without_a_start_or_without_video_is_refused(tmp_path, capsys, given, said):
+    assert main([*FINETUNE, given, str(tmp_path), "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "processes", "expected"),
+    [("cpu", 2, 2, 1), ("cpu", 16, 1, 4), ("cuda", 16, 1, 8), ("cuda", 128, 8, 8), ("cuda", 12, 2, 3)],
+)
+def test_processes_that_prepare_clips_share_the_cores(monkeypatch, device, cores, processes, expected):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _default_workers(torch.device(device)) == expected
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_a_published_variant_is_tuned_on_one_s_own_video_and_served(tmp_path, capsys):
@@ -160,7 +181,8 @@ async def test_a_published_variant_is_tuned_on_one_s_own_video_and_served(tmp_pa
 @pytest.mark.slow
 def test_fine_tuning_starts_from_the_variant_it_is_for(tmp_path, capsys):
     save_checkpoint(build("sam2_hiera_tiny").state_dict(), tmp_path / "old.pt")
-    words = [*FINETUNE, "--init", str(tmp_path / "old.pt"), "--out", str(tmp_path / "run")]
+    data = write_davis(tmp_path / "data", frames=4)
+    words = [*FINETUNE, "--init", str(tmp_path / "old.pt"), "--data", str(data), "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "does not fit sam2.1_hiera_tiny (this looks like sam2_hiera_tiny)" in capsys.readouterr().err
     assert main([*words, "--variant", "sam2_hiera_tiny", "--time-limit-s=1e-9"]) == 0

@@ -8,6 +8,7 @@ import torch
 from masklet.config import ModelConfig
 from masklet.engine import EngineSettings
 from masklet.engine.load import load_engine
+from masklet.engine.settings import has_fast_bfloat16
 from masklet.errors import ConfigError, WeightsError
 from masklet.model import HieraConfig, SAM2Config
 from masklet.model.config import VARIANTS
@@ -67,3 +68,11 @@ def test_threads_are_those_configured_and_otherwise_left_to_torch(mini, threads)
 def test_missing_weights_are_an_error(mini, tmp_path):
     with pytest.raises(WeightsError, match=r"none\.pt"):
         load_engine(ModelConfig("mini", weights=str(tmp_path / "none.pt"), device="cpu"))
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_bfloat16_is_for_gpus_that_have_it_in_hardware(monkeypatch, capability, expected):
+    asked = []
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: asked.append(device) or capability)
+    assert has_fast_bfloat16(torch.device("cuda:1")) is expected
+    assert asked == [torch.device("cuda:1")]

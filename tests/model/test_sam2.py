@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from masklet.errors import ConfigError
 from masklet.model import SAM2, VARIANTS, MemoryBatch, PromptBatch, build, variant_config
-from masklet.model.layers import attend, weighted_average
+from masklet.model.layers import _fused_average, attend, weighted_average
 from masklet.model.memory_attention import MemoryTokens, RotaryAttention
 from masklet.model.position import axial_rotary, rotate
 from masklet.model.prompt_encoder import PADDING
@@ -180,6 +180,8 @@ def test_attention_is_the_library_s_in_any_precision(keys, tiles, monkeypatch):
     assert torch.allclose(averaged, expected[0], atol=1e-5)
     narrow = weighted_average(q[0].bfloat16(), k[0].bfloat16(), v[0, ..., :8].bfloat16())
     assert narrow.shape == (3, 700, 8) and (narrow - expected[0, ..., :8]).abs().max() < 0.05
+    fused = _fused_average(q[0], k[0], v[0, ..., :8])  # what accelerators take
+    assert torch.allclose(fused, expected[0, ..., :8], atol=1e-5)
 
 
 @torch.no_grad()

@@ -71,6 +71,20 @@ def test_gradients_that_stay_infinite_end_the_run(tmp_path: Path, monkeypatch: p
     assert len(logged(tmp_path)) == 2
 
 
+def test_too_little_memory_is_one_error_that_says_what_takes_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
+
+    monkeypatch.setattr(module.Trainer, "losses", fails)
+    wanted = (
+        r"out of memory at step 0: 2 clips of 1 frames of 64 px .*stages\.0\.size=32 .*\(CUDA out of memory[^\n]*\)$"
+    )
+    with pytest.raises(ConfigError, match=wanted):
+        trainer(tmp_path, recipe()).run()
+
+
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
     before = (tmp_path / "mini.safetensors").read_bytes()

@@ -24,12 +24,22 @@ RECIPE = parse_recipe(
 )
 
 
-def test_the_rate_rises_falls_and_follows_the_stage():
+def test_the_rate_rises_and_falls_from_where_each_stage_begins():
     rates = [learning_rate(RECIPE, step) for step in range(200)]
     assert rates[0] == pytest.approx(1e-4, rel=0.01)
     assert max(rates) == pytest.approx(rates[9], rel=0.01)
-    assert rates[100] == pytest.approx(rates[99] / 2, rel=0.02)
+    assert rates[50] == pytest.approx(5.5e-4) and rates[99] == pytest.approx(1e-4, rel=0.01)
+    assert rates[100] == pytest.approx(5e-4)
     assert rates[199] == pytest.approx(5e-5, rel=0.01)
+
+
+def test_the_image_encoder_has_a_rate_of_its_own():
+    network = SAM2(variant_config("mini"))
+    optimiser = make_optimiser(network, OptimiserSettings(layer_decay=0.5, encoder_share=0.6))
+    shares = {id(p): group["share"] for group in optimiser.param_groups for p in group["params"]}
+    encoder: Any = network.image_encoder
+    found = [encoder.neck.convs[0].conv.bias, encoder.trunk.blocks[-1].norm1.bias, network.obj_ptr_proj.layers[0].bias]
+    assert [shares[id(p)] for p in found] == pytest.approx([0.6, 0.3, 1.0])
 
 
 def test_every_weight_is_optimised_once_and_early_blocks_learn_slower():

@@ -105,7 +105,8 @@ def test_a_change_that_makes_no_sense_is_named(tmp_path, change, message):
         "optimiser.layer_decay=-2", "optimiser.layer_decay=1.5", "optimiser.beta2=2.0", "optimiser.warmup_steps=-5",
         "optimiser.final_share=2.0", "losses.focal=-3.0", "losses.dice=nan", "interaction.click=-0.3",
         "interaction.second_frame=7", "interaction.box_noise=-3", "interaction.from_truth=2",
-        "regularisation.drop_path=1.0", "regularisation.dropout=-0.1", "stages.0.synthetic=3",
+        "optimiser.encoder_share=0.0", "regularisation.drop_path=1.0", "regularisation.dropout=-0.1",
+        "stages.0.synthetic=3",
         "stages.0.synthetic.regions=a", "stages.0.synthetic.regions=1.5", "stages.0.synthetic.size=64",
     ],
 )  # fmt: skip

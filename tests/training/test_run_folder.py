@@ -91,7 +91,7 @@ def test_a_full_disk_is_one_error_and_the_last_state_stays(folder: RunFolder) ->
     with full_disk(20_000), pytest.raises(ConfigError, match=r"state.pt: cannot be written: ") as caught:
         folder.save(state(4), {"w": torch.zeros(2)})
     assert "\n" not in str(caught.value)
-    assert folder.load(torch.device("cpu"))["step"] == 3
+    assert folder.load()["step"] == 3
     assert not list(folder.path.glob("*.part"))
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_cannot_be_is_one_error(tmp_path: Path) -> None:
 def test_a_state_of_something_else_is_refused(folder: RunFolder) -> None:
     torch.save({"recipe": {}, "step": 1}, folder.path / "state.pt")
     with pytest.raises(WeightsError, match="is not the state of a training run"):
-        folder.load(torch.device("cpu"))
+        folder.load()
 
 
 def test_weights_may_be_read_by_whom_the_umask_lets(folder: RunFolder) -> None:

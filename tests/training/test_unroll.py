@@ -104,6 +104,17 @@ def test_gradients_reach_every_weight_but_the_fixed_one():
     assert without <= {"no_mem_pos_enc", "no_obj_ptr", "no_obj_embed_spatial"}
 
 
+def test_a_frozen_image_encoder_changes_no_answer_and_takes_no_gradient():
+    network = initialise(SAM2(variant_config("mini")), 0)
+    said = unrolled(network, batch(frames=3), Plan(FirstPrompt.CLICK))
+    frozen = Unroll(network, InteractionSettings(), freeze_image_encoder=True)
+    again = frozen(batch(frames=3), Plan(FirstPrompt.CLICK), torch.Generator().manual_seed(0))
+    assert all(torch.equal(one.logits, other.logits) for one, other in zip(said, again, strict=True))
+    sum((p.logits.square().mean() for p in again), torch.zeros(())).backward()
+    assert all(p.grad is None for p in network.image_encoder.parameters())
+    assert network.memory_attention.norm.weight.grad is not None and network.no_mem_embed.grad is not None
+
+
 def test_a_forward_in_bfloat16_trains_float32_weights():
     network = initialise(SAM2(variant_config("mini")), 0)
     unroll = Unroll(network, InteractionSettings())
@@ -123,3 +134,10 @@ def test_targets_are_objects_that_show_on_the_first_frame():
     clip.masks[0] = False
     clip.masks[0, 1, 3, 3] = True
     assert choose_targets(clip, 2, np.random.default_rng(0)) == [1]
+
+
+@pytest.mark.parametrize(("size", "side", "chosen"), [(96, 4, [1]), (96, 5, [0, 1]), (512, 15, [1]), (512, 16, [0, 1])])
+def test_targets_fill_a_cell_of_the_features_or_a_500th_of_the_frame(size, side, chosen):
+    clip = Clip(np.zeros((1, size, size, 3), np.uint8), np.zeros((1, 2, size, size), np.bool_))
+    clip.masks[0, 0, :side, :side] = clip.masks[0, 1, size // 2 :, size // 2 :] = True
+    assert choose_targets(clip, 2, np.random.default_rng(0)) == chosen

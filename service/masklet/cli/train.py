@@ -25,6 +25,7 @@ from masklet.training.run_folder import RunFolder
 from masklet.training.trainer import RunSettings, Trainer
 
 _RECIPES = ("nano", "finetune")
+_MOST_WORKERS = 8  # of one process that trains: to augment a clip of 1024 px takes a core 1 to 2 s
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,8 +57,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: auto)")
     parser.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--workers", type=int, default=-1, help="processes that prepare clips (default: a quarter of "
-                        "the cores, at least 1)")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=-1, help="processes that prepare clips, of each process that "
+                        "trains (default: its share of the cores, half of it with a GPU, else a quarter; 1 to "
+                        f"{_MOST_WORKERS})")  # fmt: skip
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="default: 200")
     parser.add_argument("--time-limit-s", type=float, default=0.0, help="save and stop after so long")
     parser.set_defaults(run=run)
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     processes = join_processes(device)
-    workers = args.workers if args.workers >= 0 else max(1, (os.cpu_count() or 1) // 4)
+    workers = args.workers if args.workers >= 0 else _default_workers(device)
     settings = RunSettings(
         folder=args.out,
         device=device,
@@ -85,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
     )
     folder = RunFolder(args.out, recipe.variant)
     init = None if folder.has_state else args.init
+    if recipe.pretrained and not (init or folder.has_state):
+        raise ConfigError(f"recipe {args.recipe} goes on from a trained checkpoint: give one with --init", field="init")
+    if not args.data and all(stage.real_share == 1 for stage in recipe.stages):
+        raise ConfigError(f"recipe {args.recipe} trains on annotated video alone: give it with --data", field="data")
     try:
         trainer = Trainer(
             recipe, settings, assets=_assets(args), sequences=_sequences(args), processes=processes, init=init
@@ -94,6 +100,12 @@ def run(args: argparse.Namespace) -> int:
     finally:
         leave_processes(processes)
     return 128 + received if received else 0
+
+
+def _default_workers(device: torch.device) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(max(1, share // (4 if device.type == "cpu" else 2)), _MOST_WORKERS)
 
 
 def _train(trainer: Trainer, init: Path | None, args: argparse.Namespace) -> int:

@@ -187,7 +187,7 @@ class Forward:
         flags = torch.tensor(binarise, device=self.device)
         parts = [self._memories_of(group, flags[group]) for group in self._groups((i, None) for i in range(len(flags)))]
         config = self.network.config
-        return torch.cat(parts) if parts else torch.zeros(0, config.grid**2, config.memory_dim)
+        return torch.cat(parts) if parts else torch.zeros(0, config.grid**2, config.memory_dim, device=self.device)
 
     def _memories_of(self, group: list[int], binarise: Tensor) -> Tensor:
         part = ObjectOutput(

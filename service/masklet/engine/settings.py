@@ -60,10 +60,13 @@ def _dtype(name: str, field: str) -> torch.dtype:
     return _DTYPES[name]
 
 
+_BFLOAT16_SINCE = (8, 0)  # Ampere; earlier ones emulate it, and torch counts that as supported
+
+
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 products run in hardware."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
+        return torch.cuda.get_device_capability(device) >= _BFLOAT16_SINCE
     capabilities = torch.backends.cpu.get_cpu_capability()
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in capabilities and _cpu_has_bf16_dot()
 

@@ -123,13 +123,19 @@ def _fuses_well(q: Tensor, k: Tensor) -> bool:
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C)) values: [B, N, C], [B, L, C], [B, L, M] -> [B, N, M]; M may differ from C.
 
-    Row by row and in chunks of queries, which bounds the scores that exist at a time and keeps them in the cache.
+    On a CPU row by row and in chunks of queries, which bounds the scores that exist at a time and keeps them in the
+    cache; elsewhere, and where it suits, in one fused kernel.
     """
-    if values.dtype is torch.bfloat16 and q.device.type == "cpu" and _fuses_well(q[:, None], k[:, None]):
-        padded = F.pad(values, (0, k.shape[2] - values.shape[2]))  # the fused kernel wants equal widths
-        return F.scaled_dot_product_attention(q[:, None], k[:, None], padded[:, None])[:, 0, :, : values.shape[2]]
+    if q.device.type != "cpu" or (values.dtype is torch.bfloat16 and _fuses_well(q[:, None], k[:, None])):
+        return _fused_average(q, k, values)
     q = q * q.shape[-1] ** -0.5
     return torch.stack([_average(a, b, c) for a, b, c in zip(q, k, values, strict=True)])
+
+
+def _fused_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
+    """`weighted_average` by the library's kernel, which wants values as wide as keys."""
+    padded = F.pad(values, (0, k.shape[2] - values.shape[2]))
+    return F.scaled_dot_product_attention(q[:, None], k[:, None], padded[:, None])[:, 0, :, : values.shape[2]]
 
 
 def _average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from masklet.training.clip import Clip
+from masklet.types import Size
 
-MIN_TARGET_SHARE = 0.002
+_MIN_TARGET_SHARE = 0.002
+_MIN_TARGET_SIDE_PX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,15 @@ def collate_clips(clips: Sequence[Clip], *, max_targets: int, random: np.random.
     )
 
 
+def least_target_area(size: Size) -> float:
+    """Pixels that a target fills of a frame of `size` to begin with: a cell of the features, or 0.2 % if less."""
+    return min(_MIN_TARGET_SIDE_PX**2, _MIN_TARGET_SHARE * size[0] * size[1])
+
+
 def choose_targets(clip: Clip, limit: int, random: np.random.Generator) -> list[int]:
     """Indices of up to `limit` objects that fill enough of the first frame; the largest one if none does."""
     area = clip.masks[0].reshape(clip.masks.shape[1], -1).sum(axis=1)
-    large = np.flatnonzero(area >= MIN_TARGET_SHARE * clip.size[0] * clip.size[1])
+    large = np.flatnonzero(area >= least_target_area(clip.size))
     if not len(large):
         return [int(area.argmax())]
     return sorted(int(i) for i in random.permutation(large)[:limit])

@@ -14,7 +14,8 @@ from masklet.errors import ConfigError
 from masklet.training.recipe import OptimiserSettings, Recipe
 
 _BLOCK = re.compile(r"image_encoder\.trunk\.blocks\.(\d+)\.")
-_TRUNK = "image_encoder.trunk."
+_ENCODER = "image_encoder."
+_TRUNK = f"{_ENCODER}trunk."
 _THIN = 32
 
 
@@ -66,6 +67,8 @@ def make_optimiser(network: nn.Module, settings: OptimiserSettings) -> Optimiser
     groups: dict[tuple[bool, float, float], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         share = settings.layer_decay ** _layers_above(name, depth)
+        if name.startswith(_ENCODER):
+            share *= settings.encoder_share
         decay = settings.weight_decay if parameter.ndim >= 2 and "embed" not in name else 0.0
         groups.setdefault((id(parameter) in matrices, share, decay), []).append(parameter)
     tables: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
@@ -98,11 +101,12 @@ def _layers_above(name: str, depth: int) -> int:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then a cosine over the whole run, times the peak of the step's stage."""
+    """Linear warm-up of the run; in each stage a cosine from its peak down."""
     settings = recipe.optimiser
-    _, stage = recipe.stage_at(step)
+    index, stage = recipe.stage_at(step)
+    within = step - sum(before.steps for before in recipe.stages[:index])
     rise = min(1.0, (step + 1) / max(1, settings.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, recipe.steps))))
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, within / stage.steps)))
     return stage.learning_rate * rise * (settings.final_share + (1 - settings.final_share) * cosine)
 
 

@@ -30,7 +30,7 @@ class Stage:
         size: side of the model input in pixels, divisible by 32.
         clips: clips per step and process.
         targets: objects per clip at most.
-        learning_rate: its peak in this stage, scaled by the run's cosine.
+        learning_rate: where the stage's cosine begins.
         image_share: share of the steps that train on single images instead (as many as frames take gradients).
         focal: weight of the focal loss in this stage; 0: the recipe's. From random weights the full weight first
             teaches to call everything background, which takes long to unlearn.
@@ -40,6 +40,8 @@ class Stage:
         burn_in: frames at the start of a clip that only fill the memory and take no gradients (Kapturowski et al.
             2019), at about a third of the price of the others: to learn to go on from what one's own errors have left.
             First prompts are then trained on images alone, so `image_share` should not be 0.
+        freeze_image_encoder: whether the image encoder stays as it is, which takes a good part of the memory and time,
+            as in the paper's last stage of 16 frames. The decoder's projections of its finer maps stay with it.
         procedural_share: share of the drawn clips that use no assets even where there are some.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
@@ -55,6 +57,7 @@ class Stage:
     real_share: float = 0.5
     span: int = 0
     burn_in: int = 0
+    freeze_image_encoder: bool = False
     procedural_share: float = 0.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,9 +80,10 @@ class OptimiserSettings:
         weight_decay: of all that has two dimensions or more; biases, norms, positions and the patches' embedding have
             none.
         beta2: of AdamW; beta1 is 0.9.
+        encoder_share: the image encoder's learning rate, as a share of that of all else.
         layer_decay: each trunk block learns this much slower than the one after it.
         warmup_steps: linear rise of the learning rate at the start of the run.
-        final_share: the cosine ends at this share of the peak.
+        final_share: a stage's cosine ends at this share of where it began.
         clip_norm: gradients are scaled down to this norm.
         ema_decay: of the averaged weights, which are the ones kept in the end.
     """
@@ -87,6 +91,7 @@ class OptimiserSettings:
     muon: bool = False
     weight_decay: float = 0.05
     beta2: float = 0.98
+    encoder_share: float = 1.0
     layer_decay: float = 0.9
     warmup_steps: int = 200
     final_share: float = 0.02
@@ -101,11 +106,13 @@ class Recipe:
     Attributes:
         variant: which network.
         seed: of weights, clips and clicks.
+        pretrained: whether it makes sense only from a checkpoint.
         stages: in order.
     """
 
     variant: str = "nano"
     seed: int = 0
+    pretrained: bool = False
     stages: tuple[Stage, ...] = ()
     optimiser: OptimiserSettings = field(default_factory=OptimiserSettings)
     losses: LossWeights = field(default_factory=LossWeights)
@@ -221,7 +228,9 @@ def check_recipe(recipe: Recipe) -> None:
         _require(0 <= getattr(optimiser, name) < 1, f"optimiser.{name}", getattr(optimiser, name), "from 0 to below 1")
     for name in ("weight_decay", "warmup_steps"):
         _require(getattr(optimiser, name) >= 0, f"optimiser.{name}", getattr(optimiser, name), "at least 0")
-    _require(0 < optimiser.layer_decay <= 1, "optimiser.layer_decay", optimiser.layer_decay, "above 0 and at most 1")
+    for name in ("layer_decay", "encoder_share"):
+        _require(0 < getattr(optimiser, name) <= 1, f"optimiser.{name}", getattr(optimiser, name),
+                 "above 0 and at most 1")  # fmt: skip
     _require(0 <= optimiser.final_share <= 1, "optimiser.final_share", optimiser.final_share, "from 0 to 1")
     _require(optimiser.clip_norm > 0, "optimiser.clip_norm", optimiser.clip_norm, "above 0")
 

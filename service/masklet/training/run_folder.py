@@ -85,10 +85,13 @@ class RunFolder:
             with _writing(self._log):
                 self._log.rename(next(file for file in numbered if not file.exists()))
 
-    def load(self, device: torch.device) -> dict[str, Any]:
-        """The last state. Raises WeightsError if it is damaged or none of ours."""
+    def load(self) -> dict[str, Any]:
+        """The last state, on the CPU. Raises WeightsError if it is damaged or none of ours.
+
+        Not on the device: AdamW's step counters would stay there, and be waited for in every step.
+        """
         try:
-            state: dict[str, Any] = torch.load(self._state, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(self._state, map_location="cpu", weights_only=True)
             int(state["step"]), state["recipe"]["variant"]
         except Exception as error:  # a damaged file can raise almost anything from inside the parser
             raise WeightsError(f"{self._state} is not the state of a training run: {error}") from error

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from masklet.errors import DatasetError
 from masklet.training.assets import AssetBank
 from masklet.training.augment import augment
-from masklet.training.batch import MIN_TARGET_SHARE, TrainingBatch, collate_clips
+from masklet.training.batch import TrainingBatch, collate_clips, least_target_area
 from masklet.training.clip import Clip
 from masklet.training.datasets import VideoSequence, sample_clip
 from masklet.training.interaction import Plan, draw_plan
@@ -150,7 +150,7 @@ def _real_lengths(stage: Stage) -> set[int]:
 
 
 def _shows(clip: Clip) -> bool:
-    return bool((clip.masks[0].mean(axis=(1, 2)) >= MIN_TARGET_SHARE).any())
+    return bool((clip.masks[0].sum(axis=(1, 2)) >= least_target_area(clip.size)).any())
 
 
 def _reversed(clip: Clip) -> Clip:

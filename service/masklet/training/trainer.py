@@ -147,7 +147,16 @@ class Trainer:
             self._enter(index, stage)
         rate = learning_rate(self.recipe, self.step)
         set_learning_rate(self.optimiser, rate)
-        *losses, ends = self._backward(step_input).tolist()
+        try:
+            *losses, ends = self._backward(step_input).tolist()
+        except torch.OutOfMemoryError as error:
+            key = f"stages.{index}"
+            raise ConfigError(
+                f"out of memory at step {self.step}: {stage.clips} clips of {stage.frames} frames of {stage.size} px"
+                f" with up to {stage.targets} targets; --set {key}.size={max(32, stage.size // 64 * 32)} takes less,"
+                f" and so does --set {key}.freeze_image_encoder=true ({str(error).splitlines()[0]})",
+                field=f"{key}.size",
+            ) from error
         self._ends = ends > 0
         average_gradients(self.network.parameters(), self.processes)
         drop_zero_gradients(self.network.parameters())
@@ -181,7 +190,8 @@ class Trainer:
         """The losses of one step's input with the current weights."""
         seed = (self.recipe.seed * 1_000_003 + self.step) * 4099 + self.processes.rank
         random = torch.Generator(device=self.settings.device).manual_seed(seed)
-        unroll = Unroll(self.network, self.recipe.interaction)
+        _, stage = self.recipe.stage_at(self.step)
+        unroll = Unroll(self.network, self.recipe.interaction, freeze_image_encoder=stage.freeze_image_encoder)
         weights = {f"network.{k}": v for k, v in self.network.parameters_in(self.settings.precision).items()}
         batch = step_input.batch.to(self.settings.device)
         with seeded(seed, self.settings.device):
@@ -221,7 +231,7 @@ class Trainer:
         """
         found = self._folder.has_state
         if found:
-            self._restore(self._folder.load(self.settings.device))
+            self._restore(self._folder.load())
         elif self.processes.leads:
             self._folder.claim()
         steps = gather_scalars(self.step, self.settings.device, self.processes)
@@ -239,7 +249,7 @@ class Trainer:
         if step > self.recipe.steps:
             raise ConfigError(f"the run in {file} is at step {step}, the recipe has only {self.recipe.steps} steps")
         self.network.load_state_dict(state["network"])
-        self.average.state = state["average"]
+        self.average.state = {name: value.to(self.settings.device) for name, value in state["average"].items()}
         try:
             restore_optimiser(self.optimiser, state["optimiser"])
         except (KeyError, ValueError) as error:

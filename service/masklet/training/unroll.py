@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -54,10 +55,11 @@ class _Memory:
 class Unroll(nn.Module):
     """The network over whole clips; a module so that its weights can be swapped for those in another precision."""
 
-    def __init__(self, network: SAM2, settings: InteractionSettings) -> None:
+    def __init__(self, network: SAM2, settings: InteractionSettings, *, freeze_image_encoder: bool = False) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
+        self.freeze_image_encoder = freeze_image_encoder
 
     def forward(self, batch: TrainingBatch, plan: Plan, random: torch.Generator) -> list[Prediction]:
         """Track all targets of the batch through all frames.
@@ -83,7 +85,8 @@ class Unroll(nn.Module):
         if not indices:
             return []
         clips = batch.frames.shape[1]
-        features = self.network.encode_image(normalise(batch.frames[indices.start : indices.stop].flatten(0, 1)))
+        with torch.no_grad() if self.freeze_image_encoder else nullcontext():
+            features = self.network.encode_image(normalise(batch.frames[indices.start : indices.stop].flatten(0, 1)))
         predictions: list[Prediction] = []
         for place, index in enumerate(indices):
             here = _slice(features, slice(place * clips, (place + 1) * clips))
