@@ -20,6 +20,7 @@ class LimitsConfig:
         max_points_per_prompt: points in one prompt.
         max_prompts_per_frame: prompts waiting for one frame.
         max_sessions: sessions at a time, detached ones included.
+        max_frame_rate_hz: frames per second that a client may announce; room is kept for them.
     """
 
     max_frame_bytes: int = 8 * 1024 * 1024
@@ -30,6 +31,7 @@ class LimitsConfig:
     max_points_per_prompt: int = 64
     max_prompts_per_frame: int = 128
     max_sessions: int = 64
+    max_frame_rate_hz: float = 240.0
 
 
 @dataclass(frozen=True, slots=True)

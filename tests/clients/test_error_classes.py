@@ -70,7 +70,7 @@ def test_details_in_the_trailer_win_over_the_code() -> None:
         (grpc.StatusCode.UNAVAILABLE, BackendUnavailable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, BackendUnavailable),
         (grpc.StatusCode.UNAUTHENTICATED, AccessDenied),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, LimitExceeded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, AdmissionRefused),
         (grpc.StatusCode.UNIMPLEMENTED, MaskletError),
         (grpc.StatusCode.INTERNAL, MaskletError),
     ],
@@ -80,3 +80,11 @@ def test_status_without_details_goes_by_its_code_and_names_the_address(
 ) -> None:
     error = error_from_rpc(_rpc_error(code), "here:1")
     assert type(error) is kind and "here:1" in str(error) and "said grpc" in str(error)
+
+
+def test_a_message_too_large_for_the_transport_will_not_pass_later() -> None:
+    error = grpc.aio.AioRpcError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(),
+        details="CLIENT: Received message larger than max (9 vs. 8)",
+    )  # fmt: skip
+    assert type(error_from_rpc(error, "here:1")) is LimitExceeded

@@ -104,3 +104,18 @@ def test_an_endpoint_that_vanishes_with_nowhere_to_go_serves_on_and_may_come_bac
             assert farm.holding("t") == farm.holding("s") == {"a:1"}
 
     simulate(scenario())
+
+
+def test_a_name_that_is_none_does_not_end_the_look_ups():
+    async def scenario():
+        asked: list[str] = []
+
+        async def resolve(host: str, port: int) -> frozenset[str]:
+            asked.append(host)
+            return await resolve_name(host, port) if ".." in host else frozenset(["a:1"])
+
+        watch = DnsEndpoints(["triton..svc:8001", "triton:8001"], resolve=resolve).watch()
+        assert set(await anext(watch)) == {"a:1"}
+        assert asked == ["triton..svc", "triton"]
+
+    asyncio.run(scenario())

@@ -119,6 +119,12 @@ async def test_one_of_two_writes_and_when_it_dies_the_other_does(api: ApiServer,
             await until(lambda: two.value("leader") == 1)
 
 
+async def test_what_another_leader_wrote_on_a_triton_that_is_empty_now_is_taken_back(api: ApiServer, running):
+    api.pods["t-1"]["metadata"]["annotations"][COST] = "500"
+    async with running():
+        await until(lambda: costs(api) == ["0", None])
+
+
 async def test_a_pod_that_changed_meanwhile_or_is_another_or_is_gone_is_left_for_later(api: ApiServer, running):
     api.pods["t-1"]["metadata"]["uid"] = "another"
     read = api.pods.pop("t-2")

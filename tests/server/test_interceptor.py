@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,9 +10,11 @@ import pytest
 from masklet.backends.fake import FakeBackend, Fault
 from masklet.config import Config
 from masklet.errors import BackendError
+from masklet.server import lifecycle
 from masklet.server.lifecycle import Server
 from masklet.types import ModelDescription
 from masklet.v1 import segmentation_pb2 as pb
+from masklet.v1 import session_pb2
 
 DESCRIBE = "/masklet.v1.SegmentationService/DescribeModel"
 TRACK = "/masklet.v1.SegmentationService/Track"
@@ -83,6 +86,33 @@ async def test_calls_are_counted_by_method_and_code(server: Server, client: Any)
         if sample.name.endswith("_total")
     }
     assert counts == {(DESCRIBE, "INTERNAL"): 1.0, (TRACK, "OK"): 1.0}
+
+
+async def refusal(client: Any) -> grpc.aio.AioRpcError | None:
+    try:
+        await client.tracker.DescribeModel(pb.DescribeModelRequest(), timeout=10)
+    except grpc.aio.AioRpcError as error:
+        return error
+    return None
+
+
+async def test_calls_beyond_their_limit_are_to_come_again_and_probes_are_answered(
+    config: Config, connect: Any, reason_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_CALLS_PER_SESSION", 0)
+    monkeypatch.setattr(lifecycle, "_CALLS_BESIDE", 3)
+    async with Server(config, backend=FakeBackend()) as server, connect(server.port) as client, asyncio.timeout(20):
+        silent = [client.talk() for _ in range(3)]
+        while (refused := await refusal(client)) is None:
+            await asyncio.sleep(0.01)
+        assert reason_of(refused)[:2] == ("RESOURCE_EXHAUSTED", "ADMISSION_REFUSED")
+        assert refused.details() == "3 calls are open, the limit is 3"
+        assert await client.health() == "SERVING"
+        await client.operator.ListSessions(session_pb2.ListSessionsRequest(), timeout=10)
+        for talk in silent:
+            talk.call.cancel()
+        while await refusal(client) is not None:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_backend_that_fails_on_a_frame_does_not_end_the_stream(config: Config, connect: Any) -> None:

@@ -34,6 +34,7 @@ def test_an_open_may_go_up_to_the_limits_and_no_further() -> None:
         ({"size": (100, 101)}, LimitExceeded, "10100 pixels, the limit is 10000"),
         ({"target_frame_rate_hz": math.nan}, InvalidOpen, "rate_hz is nan"),
         ({"target_frame_rate_hz": -1.0}, InvalidOpen, "rate_hz is -1"),
+        ({"target_frame_rate_hz": 240.5}, LimitExceeded, r"rate_hz is 240\.5, the limit is 240"),
         ({"max_staleness_s": math.inf}, InvalidOpen, "max_staleness is inf"),
         ({"max_staleness_s": -0.5}, InvalidOpen, "max_staleness is -0.5"),
         ({"max_conditioning_frames": 65}, LimitExceeded, "65, the limit is 64"),

@@ -108,7 +108,12 @@ class StreamSettings:
         return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
 
 
-_RANGES = (("max_staleness_s", 0, 10**9), ("max_conditioning_frames", 0, 2**31 - 1), ("jpeg_quality", 1, 95))
+_RANGES = (
+    ("frame_rate_hz", 0, 100_000),
+    ("max_staleness_s", 0, 10**9),
+    ("max_conditioning_frames", 0, 2**31 - 1),
+    ("jpeg_quality", 1, 95),
+)
 _CHOICES: dict[str, type[StrEnum]] = {
     "codec": FrameCodec,
     "policy": DropPolicy,

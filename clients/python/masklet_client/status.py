@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from masklet.errors import (
     AccessDenied,
+    AdmissionRefused,
     BackendUnavailable,
     LimitExceeded,
     MaskletError,
@@ -48,6 +49,8 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> MaskletError:
     if packed is not None:
         return error_from_status(status_pb2.Status.FromString(_as_bytes(packed)))
     code, details = error.code(), error.details() or "no details"
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in details:  # a proxy that lets no more in
+        return AdmissionRefused(f"{address} takes no more calls now: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
         cause = details.rsplit(": ", 1)[-1]
         return BackendUnavailable(f"no masklet server answers at {address} ({cause}); {_START_HINT}")

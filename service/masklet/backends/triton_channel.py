@@ -99,6 +99,7 @@ class TritonChannel:
         """
         self.check()
         tensor = await asyncio.to_thread(_tensor, call) if call.frame and not call.frame.shared else _tensor(call)
+        self.check()  # it may have been closed meanwhile
         asking = object()
         self._asked_s[asking] = time.monotonic()
         try:

@@ -87,7 +87,7 @@ class DnsEndpoints:
         host, _, port = name.rpartition(":")
         try:
             found = await self._resolve(host.strip("[]"), int(port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: no host name at all, say with an empty part
             _LOG.warning("endpoint name not found, going on with what was known", extra={"name_": name, "why": error})
             return
         if found:

@@ -108,7 +108,7 @@ class DeletionCosts:
 
     def _mark(self, pod: Pod, cost: int) -> None:
         """Blocks. Raises ApiProblem."""
-        if not _differs(self._written.get(pod), cost):
+        if pod in self._written and not _differs(self._written[pod], cost):  # else another leader may have written
             return
         try:
             metadata = _part(self._api.read_pod(pod), "metadata")

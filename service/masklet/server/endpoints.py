@@ -13,7 +13,6 @@ from masklet.config import LimitsConfig
 from masklet.errors import ConfigError
 
 _FRAME_SLACK_BYTES = 64 * 1024  # the message around a frame's payload
-_CALLS_BESIDE_STREAMS = 64  # health, reflection, operators, images
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_TIMEOUT_S = 10.0
 _MIN_CLIENT_PING_S = 5.0
@@ -30,11 +29,8 @@ def grpc_server(limits: LimitsConfig, interceptors: Sequence[grpc.aio.ServerInte
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.so_reuseport": 0,  # else a second server on the port silently takes half of the streams
     }
-    return grpc.aio.server(
-        interceptors=interceptors,
-        options=list(options.items()),
-        maximum_concurrent_rpcs=2 * limits.max_sessions + _CALLS_BESIDE_STREAMS,
-    )
+    # No `maximum_concurrent_rpcs`: it would refuse probes of health too. The interceptor counts calls.
+    return grpc.aio.server(interceptors=interceptors, options=list(options.items()))
 
 
 def bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:

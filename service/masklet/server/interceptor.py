@@ -15,13 +15,15 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from masklet.errors import Fault, IdleTimeout, MaskletError, ProtocolViolation
+from masklet.errors import AdmissionRefused, Fault, IdleTimeout, MaskletError, ProtocolViolation
 from masklet.observability.metrics import Metrics
 from masklet.server.status import public_error, to_status
 
 CORRELATION_KEY = "x-request-id"
 _CORRELATION_ID = re.compile(r"[!-~]{1,128}")
 _ABORT_TIMEOUT_S = 1.0
+_RETRY_AFTER_S = 1.0
+_OPERATORS = "/masklet.v1.SessionService/"
 _EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _LOG = logging.getLogger(__name__)
 
@@ -32,12 +34,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     Args:
         metrics: where calls are counted.
         refusal: why calls are refused now; None: they are not.
+        max_calls: at a time; operators' are not counted.
         read_timeout_s: how long an answer on a stream may wait for a client that does not read.
     """
 
-    def __init__(self, metrics: Metrics, *, refusal: Callable[[], MaskletError | None], read_timeout_s: float) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        refusal: Callable[[], MaskletError | None],
+        max_calls: int,
+        read_timeout_s: float,
+    ) -> None:
         self._metrics = metrics
         self._refusal = refusal
+        self._max_calls = max_calls
+        self._calls = 0
         self._read_timeout_s = read_timeout_s
 
     async def intercept_service(
@@ -90,9 +102,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
         correlation_id = _correlation_id(context)
         code = grpc.StatusCode.OK
+        counted = 0 if method.startswith(_OPERATORS) else 1
+        self._calls += counted
         try:
             if refused := self._refusal():
                 raise refused
+            if counted and self._calls > self._max_calls:
+                message = f"{self._calls - 1} calls are open, the limit is {self._max_calls}"
+                raise AdmissionRefused(message, retry_after_s=_RETRY_AFTER_S)
             yield
         except asyncio.CancelledError:
             code = grpc.StatusCode.CANCELLED
@@ -105,6 +122,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             metadata = (*status.trailing_metadata, (CORRELATION_KEY, correlation_id))
             await _abort(context, code, status.details, metadata)
         finally:
+            self._calls -= counted
             self._metrics.rpcs.labels(method, code.name).inc()
 
 

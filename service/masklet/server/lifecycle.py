@@ -41,6 +41,8 @@ SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
+_CALLS_PER_SESSION = 16  # streams that are not open yet take little; resumed ones are taken beyond `max_sessions`
+_CALLS_BESIDE = 64  # images, descriptions
 _LOG = logging.getLogger(__name__)
 
 
@@ -132,7 +134,12 @@ class Server:
     async def _listening(self) -> AsyncIterator[None]:
         config = self.config
         read_timeout_s = config.session.idle_timeout_s + _UNREAD_GRACE_S
-        interceptor = CallInterceptor(self.metrics, refusal=self._refusal, read_timeout_s=read_timeout_s)
+        interceptor = CallInterceptor(
+            self.metrics,
+            refusal=self._refusal,
+            max_calls=_CALLS_PER_SESSION * config.limits.max_sessions + _CALLS_BESIDE,
+            read_timeout_s=read_timeout_s,
+        )
         self._grpc = grpc_server(config.limits, [interceptor])
         self._add_services()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)

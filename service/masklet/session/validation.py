@@ -24,12 +24,17 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
 
     Raises:
         InvalidOpen: unsupported codec, empty size, or a number that is negative or not finite.
-        LimitExceeded: frames larger than allowed, too many conditioning frames, too many frames unanswered, or a
-            number of the last answer that leaves no room for the next.
+        LimitExceeded: frames larger or more frequent than allowed, too many conditioning frames, too many frames
+            unanswered, or a number of the last answer that leaves no room for the next.
     """
     check_codec(wanted.codec, field="open.codec")
     check_size(wanted.size, limits, field="open")
     _check_number("target_frame_rate_hz", wanted.target_frame_rate_hz)
+    if wanted.target_frame_rate_hz > limits.max_frame_rate_hz:
+        raise LimitExceeded(
+            f"target_frame_rate_hz is {wanted.target_frame_rate_hz:g}, the limit is {limits.max_frame_rate_hz:g}",
+            field="open.target_frame_rate_hz",
+        )
     _check_number("max_staleness", 0.0 if wanted.max_staleness_s is None else wanted.max_staleness_s)
     if not 0 <= wanted.max_conditioning_frames <= MAX_CONDITIONING_FRAMES:
         raise LimitExceeded(
