@@ -17,6 +17,8 @@ class LimitsConfig:
         max_frame_width: largest frame width in pixels.
         max_frame_pixels: largest frame area in pixels.
         max_objects: objects tracked at a time in one session.
+        max_mask_pixels: pixels of all masks of one answer; frames so large that `max_objects` have more may have fewer
+            objects. A front keeps the masks of each session's newest answer, a byte a pixel.
         max_points_per_prompt: points in one prompt.
         max_prompts_per_frame: prompts waiting for one frame.
         max_sessions: sessions at a time, detached ones included.
@@ -28,6 +30,7 @@ class LimitsConfig:
     max_frame_width: int = 4096
     max_frame_pixels: int = 16_800_000
     max_objects: int = 64
+    max_mask_pixels: int = 64 * 1920 * 1080
     max_points_per_prompt: int = 64
     max_prompts_per_frame: int = 128
     max_sessions: int = 64

@@ -63,6 +63,7 @@ RULES: dict[str, _Rule] = {
     "limits.max_frame_width": _between(1, 16384),
     "limits.max_frame_pixels": _between(1, 16384**2),
     "limits.max_objects": _between(1, 65535),
+    "limits.max_mask_pixels": _between(1, 1 << 40),
     "limits.max_points_per_prompt": _between(1, 65535),
     "limits.max_prompts_per_frame": _between(1, 65535),
     "limits.max_sessions": _between(1, 65535),

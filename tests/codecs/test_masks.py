@@ -109,6 +109,18 @@ def test_run_lengths_that_are_no_mask_are_refused_with_value_and_limit(data: byt
         decode_mask(data, MaskEncoding.RLE, (3, 4))
 
 
+@pytest.mark.parametrize("piece", [1, 2, 3, 10])
+def test_run_lengths_are_read_in_pieces(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("masklet.codecs.masks._PIECE", piece)
+    mask = np.zeros((300, 400), np.bool_)
+    mask[3, 7] = mask[250:, 100:350] = mask[::7, ::3] = True
+    data = encode_mask(mask, MaskEncoding.RLE)
+    assert len(data) > 1.05 * np.count_nonzero(np.diff(mask.T.ravel()))  # some runs are several characters
+    assert np.array_equal(decode_mask(data, MaskEncoding.RLE, (300, 400)), mask)
+    with pytest.raises(InvalidPrompt, match=r"a run of .* characters, the limit is 7"):
+        decode_mask(b"1" + b"o" * 30 + b"1", MaskEncoding.RLE, (300, 400))
+
+
 @pytest.mark.parametrize("size", [(0, 4), (-1, -4), (1 << 32, 1 << 32), (MAX_MASK_PIXELS, 2)])
 @pytest.mark.parametrize("encoding", CARRYING)
 def test_a_size_beyond_reason_is_refused(size: tuple[int, int], encoding: MaskEncoding) -> None:

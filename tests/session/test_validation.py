@@ -9,8 +9,8 @@ import pytest
 from masklet.config import LimitsConfig
 from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, MaskletError
 from masklet.session.messages import Open
-from masklet.session.validation import check_object_id, check_open, check_payload, check_prompt
-from masklet.types import FrameCodec, Prompt
+from masklet.session.validation import check_object_id, check_open, check_payload, check_prompt, limits_of_frames
+from masklet.types import FrameCodec, Prompt, Size
 
 LIMITS = LimitsConfig(max_frame_height=100, max_frame_width=200, max_frame_pixels=10_000, max_frame_bytes=2048)
 OPEN = Open(FrameCodec.RGB8, (50, 100))
@@ -122,3 +122,11 @@ def test_an_object_id_out_of_range_is_refused() -> None:
 def test_a_bad_frame_is_refused(payload: bytes, error: type[MaskletError], words: str) -> None:
     with pytest.raises(error, match=words):
         check_payload(FrameCodec.RGB8, payload, SIZE, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("size", "objects"), [((16, 24), 64), ((1080, 1920), 64), ((4096, 4096), 7), ((2160, 3840), 16)]
+)
+def test_frames_so_large_that_masks_would_fill_the_memory_may_have_fewer_objects(size: Size, objects: int) -> None:
+    assert limits_of_frames(LimitsConfig(), size).max_objects == objects
+    assert limits_of_frames(LimitsConfig(max_mask_pixels=1), size).max_objects == 1

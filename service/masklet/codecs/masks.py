@@ -23,6 +23,7 @@ _DIGIT_BITS = 5
 _MORE = 1 << _DIGIT_BITS
 _OFFSET = 48
 _MAX_DIGITS = 7
+_PIECE = 1 << 16
 _DIGIT_LIMITS = np.array([1 << (_DIGIT_BITS * digits - 1) for digits in range(1, _MAX_DIGITS)], np.int64)
 
 
@@ -93,8 +94,8 @@ def _read_counts(data: bytes, pixels: int) -> _Counts:
     if not 0 < len(data) <= longest:
         raise _invalid(f"RLE has {len(data)} bytes, a mask of {pixels} pixels has 1 to {longest}")
     counts = _join_digits(np.frombuffer(data, np.uint8) - np.uint8(_OFFSET))
-    counts[1::2] = counts[1::2].cumsum()
-    counts[2::2] = counts[2::2].cumsum()
+    for part in (counts[1::2], counts[2::2]):
+        np.cumsum(part, out=part)
     if counts.min() < 0 or counts.max() > pixels:
         raise _invalid(f"RLE has a run of {counts.min()} to {counts.max()} pixels, must be 0 to {pixels}")
     if (total := int(counts.sum())) != pixels:
@@ -108,7 +109,23 @@ def _join_digits(characters: npt.NDArray[np.uint8]) -> _Counts:
         raise _invalid(f"RLE has a byte outside {_OFFSET} to {_OFFSET + 2 * _MORE - 1}")
     if characters[-1] & _MORE:
         raise _invalid(f"RLE is cut off after {len(characters)} bytes")
-    last = np.flatnonzero(characters < _MORE)
+    ends = characters < _MORE
+    values = np.empty(np.count_nonzero(ends), np.int64)
+    at = done = 0
+    while at < len(characters):  # in pieces, so that millions of runs take little more than their values
+        stop = min(at + _PIECE, len(characters))
+        rest = ends[stop - 1 : stop + _MAX_DIGITS]
+        if not rest.any():
+            raise _invalid(f"RLE has a run of more than {_MAX_DIGITS} characters, the limit is {_MAX_DIGITS}")
+        stop += int(rest.argmax())
+        piece = _join_piece(characters[at:stop], np.flatnonzero(ends[at:stop]))
+        values[done : done + len(piece)] = piece
+        at, done = stop, done + len(piece)
+    return values
+
+
+def _join_piece(characters: npt.NDArray[np.uint8], last: npt.NDArray[np.intp]) -> _Counts:
+    """Signed values of whole runs that end at `last`."""
     digits = np.diff(last, prepend=-1)
     if digits.max() > _MAX_DIGITS:
         raise _invalid(f"RLE has a run of {digits.max()} characters, the limit is {_MAX_DIGITS}")
@@ -122,7 +139,8 @@ def _join_digits(characters: npt.NDArray[np.uint8]) -> _Counts:
 
 def _paint(counts: _Counts, size: Size) -> MaskArray:
     height, width = size
-    values = np.arange(len(counts)) % 2 == 1
+    values = np.zeros(len(counts), np.bool_)
+    values[1::2] = True
     return np.ascontiguousarray(np.repeat(values, counts).reshape(width, height).T)
 
 

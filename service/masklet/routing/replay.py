@@ -22,7 +22,7 @@ class Replay:
 
     Attributes:
         base: what they come on top of.
-        byte_count: bytes of their frames.
+        byte_count: bytes of their frames and mask prompts.
         edited: whether there are prompts, removals or a reset among them.
     """
 
@@ -47,6 +47,7 @@ class Replay:
             return
         self._requests.append(replace(request, with_logits=False, with_pointers=False))
         self.byte_count += 0 if request.image is None else request.image.nbytes
+        self.byte_count += sum(prompt.mask.nbytes for prompt in request.prompts if prompt.mask is not None)
         self.edited |= bool(request.prompts or request.remove or request.reset)
         if len(self._requests) > max_requests or self.byte_count > max_bytes:
             self.rebase(Base.NOTHING)

@@ -15,9 +15,10 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from masklet.errors import AdmissionRefused, Fault, IdleTimeout, MaskletError, ProtocolViolation
+from masklet.errors import AdmissionRefused, Fault, IdleTimeout, LimitExceeded, MaskletError, ProtocolViolation
 from masklet.observability.metrics import Metrics
 from masklet.server.status import public_error, to_status
+from masklet.server.wire_size import BULK, small_bytes
 
 CORRELATION_KEY = "x-request-id"
 _CORRELATION_ID = re.compile(r"[!-~]{1,128}")
@@ -35,6 +36,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         metrics: where calls are counted.
         refusal: why calls are refused now; None: they are not.
         max_calls: at a time; operators' are not counted.
+        max_small_bytes: of a request, pictures and masks not counted.
         read_timeout_s: how long an answer on a stream may wait for a client that does not read.
     """
 
@@ -44,11 +46,13 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         *,
         refusal: Callable[[], MaskletError | None],
         max_calls: int,
+        max_small_bytes: int,
         read_timeout_s: float,
     ) -> None:
         self._metrics = metrics
         self._refusal = refusal
         self._max_calls = max_calls
+        self._max_small_bytes = max_small_bytes
         self._calls = 0
         self._read_timeout_s = read_timeout_s
 
@@ -72,7 +76,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def call(request: bytes, context: Any) -> Any:
             async with self._call(method, context):
                 with self._metrics.rpc_seconds.labels(method).time():
-                    return await handler.unary_unary(_parse(handler, request), context)
+                    return await handler.unary_unary(self._parse(handler, method, request), context)
 
         return call
 
@@ -82,7 +86,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         async def call(_: AsyncIterator[bytes], context: Any) -> None:
             async with (
                 self._call(method, context),
-                aclosing(_requests(handler, context)) as requests,
+                aclosing(self._requests(handler, method, context)) as requests,
                 aclosing(handler.stream_stream(requests, context)) as responses,
             ):
                 async for response in responses:
@@ -97,6 +101,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 await context.write(response)
         except TimeoutError:
             raise IdleTimeout(f"no answer was read for {self._read_timeout_s:g} s") from None
+
+    async def _requests(self, handler: Any, method: str, context: Any) -> AsyncGenerator[Any, None]:
+        while (request := await context.read()) is not _EOF:
+            yield self._parse(handler, method, request)
+
+    def _parse(self, handler: Any, method: str, request: bytes) -> Any:
+        """Raises LimitExceeded before a message that would take long is parsed, ProtocolViolation if it is none."""
+        limit = self._max_small_bytes
+        if len(request) > limit and (small := small_bytes(request, BULK.get(method, {}))) > limit:
+            raise LimitExceeded(f"a request has {small} bytes beside pictures and masks, the limit is {limit}")
+        try:
+            return handler.request_deserializer(request)
+        except DecodeError as error:
+            raise ProtocolViolation(
+                f"a request of {len(request)} bytes is not what the method takes: {error}"
+            ) from error
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -133,18 +153,6 @@ async def _abort(context: Any, code: grpc.StatusCode, details: str, metadata: An
             await context.abort(code, details, metadata)
     except TimeoutError:
         raise asyncio.CancelledError from None
-
-
-async def _requests(handler: Any, context: Any) -> AsyncGenerator[Any, None]:
-    while (request := await context.read()) is not _EOF:
-        yield _parse(handler, request)
-
-
-def _parse(handler: Any, request: bytes) -> Any:
-    try:
-        return handler.request_deserializer(request)
-    except DecodeError as error:
-        raise ProtocolViolation(f"a request of {len(request)} bytes is not what the method takes: {error}") from error
 
 
 def _correlation_id(context: Any) -> str:

@@ -42,6 +42,8 @@ _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
 _CALLS_PER_SESSION = 16  # streams that are not open yet take little; resumed ones are taken beyond `max_sessions`
+_POINT_BYTES = 16  # of a point in a prompt, on the wire
+_SMALL_BYTES = 64 * 1024  # of all else that is no picture
 _CALLS_BESIDE = 64  # images, descriptions
 _LOG = logging.getLogger(__name__)
 
@@ -138,6 +140,8 @@ class Server:
             self.metrics,
             refusal=self._refusal,
             max_calls=_CALLS_PER_SESSION * config.limits.max_sessions + _CALLS_BESIDE,
+            max_small_bytes=_SMALL_BYTES
+            + _POINT_BYTES * config.limits.max_points_per_prompt * config.limits.max_prompts_per_frame,
             read_timeout_s=read_timeout_s,
         )
         self._grpc = grpc_server(config.limits, [interceptor])

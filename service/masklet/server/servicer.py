@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import masklet
 from masklet.codecs.frames import SUPPORTED
+from masklet.errors import ProtocolViolation
 from masklet.server.requests import from_image_request, from_track_request
 from masklet.server.responses import to_description, to_image_response, to_track_response
 from masklet.session.context import StreamContext
@@ -20,6 +23,8 @@ from masklet.session.terms import announce_limits
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceServicer
 
+_T = TypeVar("_T")
+_MASK_DECODERS = 2
 _TRACE_KEYS = ("traceparent", "tracestate")
 
 
@@ -33,6 +38,7 @@ class SegmentationServicer(SegmentationServiceServicer):
 
     def __init__(self, context: StreamContext) -> None:
         self._context = context
+        self._decoders = ThreadPoolExecutor(_MASK_DECODERS, "masks")
 
     async def Track(
         self, request_iterator: AsyncIterator[pb.TrackRequest], context: Any
@@ -47,7 +53,7 @@ class SegmentationServicer(SegmentationServiceServicer):
 
     async def SegmentImage(self, request: pb.SegmentImageRequest, context: Any) -> pb.SegmentImageResponse:
         """One image."""
-        asked = await asyncio.to_thread(from_image_request, request, self._context.limits)
+        asked = await self._decoded(partial(from_image_request, request, self._context.limits))
         objects, timing = await segment_image(
             self._context,
             asked.codec,
@@ -67,13 +73,20 @@ class SegmentationServicer(SegmentationServiceServicer):
         return to_description(model, limits, codecs=SUPPORTED, version=masklet.__version__)
 
     async def _messages(self, requests: AsyncIterator[pb.TrackRequest]) -> AsyncGenerator[ClientMessage, None]:
-        limits = self._context.limits
+        opened = False
         async for request in requests:
-            received_s = self._context.clock()
-            if request.HasField("prompt") and request.prompt.HasField("mask"):
-                yield await asyncio.to_thread(from_track_request, request, limits, received_s=received_s)
-            else:
-                yield from_track_request(request, limits, received_s=received_s)
+            convert = partial(from_track_request, request, self._context.limits, received_s=self._context.clock())
+            if not (request.HasField("prompt") and request.prompt.HasField("mask")):
+                yield convert()
+            elif opened:
+                yield await self._decoded(convert)
+            else:  # as the stream would say, but before any work is done
+                raise ProtocolViolation("the first message is `prompt`, must be `open`")
+            opened = True
+
+    async def _decoded(self, convert: Callable[[], _T]) -> _T:
+        """Masks may take long and much memory to decode, so only a few are at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, convert)
 
 
 def _trace_headers(context: Any) -> dict[str, str]:

@@ -16,7 +16,14 @@ from masklet.session.edits import Edit, PendingEdits
 from masklet.session.messages import ObjectResult, Timing
 from masklet.session.object_states import ObjectStates
 from masklet.session.terms import profile_settings
-from masklet.session.validation import check_codec, check_payload, check_payload_length, check_prompt, check_size
+from masklet.session.validation import (
+    check_codec,
+    check_payload,
+    check_payload_length,
+    check_prompt,
+    check_size,
+    limits_of_frames,
+)
 from masklet.types import FrameCodec, MaskEncoding, Profile, Prompt, Size, StepRequest, StepResult
 
 
@@ -92,7 +99,7 @@ def _check_prompts(context: StreamContext, prompts: Sequence[Prompt], size: Size
     if len(prompts) > context.limits.max_prompts_per_frame:
         limit = context.limits.max_prompts_per_frame
         raise LimitExceeded(f"the image has {len(prompts)} prompts, the limit is {limit}", field="prompts")
-    edits = PendingEdits(context.limits, history_frames=1)
+    edits = PendingEdits(limits_of_frames(context.limits, size), history_frames=1)
     for number, prompt in enumerate(prompts, 1):
         check_prompt(prompt, size, context.limits)
         for refusal in edits.fold(Edit(number, prompt)):

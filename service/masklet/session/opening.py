@@ -15,7 +15,7 @@ from masklet.session.messages import Open, Opened, ServerMessage
 from masklet.session.protocol import StreamProtocol
 from masklet.session.terms import Terms, announce_limits, grant, opened
 from masklet.session.tokens import ResumeClaim
-from masklet.session.validation import check_open
+from masklet.session.validation import check_open, limits_of_frames
 from masklet.types import BankSummary, StateOrigin
 
 _OPEN_SEQ = 1  # of `open`, which is not asked for again
@@ -157,7 +157,7 @@ def _greeting(context: StreamContext, session: LiveSession, server_seq: int, ori
     body = opened(
         session.session_id,
         session.terms,
-        limits=announce_limits(context.limits, context.session),
+        limits=announce_limits(limits_of_frames(context.limits, session.terms.size), context.session),
         next_seq=session.protocol.acked_seq + 1,
         origin=origin,
         token=session.token(),

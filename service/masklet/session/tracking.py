@@ -19,6 +19,7 @@ from masklet.session.registry import SessionRecord
 from masklet.session.reporter import Reporter
 from masklet.session.terms import Terms
 from masklet.session.timeline import Correction, Entry, Timeline, WaitingFrame
+from masklet.session.validation import limits_of_frames
 from masklet.types import BankSummary, DropPolicy, DropReason, ImageArray, ObjectState, StepRequest, StepResult
 
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Tracking:
             max_edits=context.limits.max_prompts_per_frame,
         )
         self.edits = PendingEdits(
-            context.limits,
+            limits_of_frames(context.limits, terms.size),
             history_frames=terms.settings.history_frames,
             reserve=partial(context.backend.reserve, record.session_id),
         )

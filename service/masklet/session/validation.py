@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -47,6 +48,12 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
     if len(wanted.unanswered_seqs) > LOST_FRAMES:
         text = f"unanswered_seqs has {len(wanted.unanswered_seqs)} frames, the limit is {LOST_FRAMES}"
         raise LimitExceeded(text, field="open.unanswered_seqs")
+
+
+def limits_of_frames(limits: LimitsConfig, size: Size) -> LimitsConfig:
+    """The limits of a session whose frames have `size` (height, width): at least one object, no more than have room."""
+    room = limits.max_mask_pixels // max(1, size[0] * size[1])
+    return replace(limits, max_objects=max(1, min(limits.max_objects, room)))
 
 
 def check_codec(codec: FrameCodec, *, field: str) -> None:
