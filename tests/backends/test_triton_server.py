@@ -144,8 +144,8 @@ def test_a_server_that_does_not_stop_is_killed(tmp_path, monkeypatch):
 
 
 def test_for_a_gpu_the_repository_says_so():
-    with triton_server._repository(TritonOptions(gpu=True)) as folder:
-        assert "kind: KIND_GPU" in (folder / "sam2_track" / "config.pbtxt").read_text()
+    with triton_server._repository(TritonOptions(gpu=1)) as folder:
+        assert "{ count: 1, kind: KIND_GPU, gpus: [ 1 ] }" in (folder / "sam2_track" / "config.pbtxt").read_text()
         assert (folder / "sam2_track" / "1" / "model.py").is_file()
     assert not folder.exists()
     with triton_server._repository(TritonOptions()) as folder:

@@ -12,20 +12,20 @@ from masklet.cli import main, triton
 @pytest.mark.parametrize(
     ("flags", "variable", "gpu"),
     [
-        ([], "", False),
-        ([], "auto", False),
-        ([], "cuda", True),
-        ([], "cuda:1", True),
-        (["--device=cuda"], "", True),
-        (["--device=cuda"], "cpu", True),
-        (["--device=cpu"], "cuda", False),
+        ([], "", None),
+        ([], "auto", None),
+        ([], "cuda", 0),
+        ([], "cuda:1", 1),
+        (["--device=cuda"], "", 0),
+        (["--device=cuda:12"], "cpu", 12),
+        (["--device=cpu"], "cuda", None),
     ],
 )
 def test_flag_and_environment_say_it_the_flag_wins(monkeypatch, flags, variable, gpu):
     monkeypatch.setenv("MASKLET_MODEL_DEVICE", variable)
     parser = argparse.ArgumentParser()
     triton.add_parser(parser.add_subparsers())
-    assert triton._options(parser.parse_args(["triton", *flags])).gpu is gpu
+    assert triton._options(parser.parse_args(["triton", *flags])).gpu == gpu
 
 
 def test_the_help_says_what_auto_is(capsys):

@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -45,7 +46,7 @@ _KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy comes between the two
 _LOG = logging.getLogger(__name__)
-_CPU_KIND, _GPU_KIND = "kind: KIND_CPU", "kind: KIND_GPU"
+_CPU_KIND = "kind: KIND_CPU"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class TritonOptions:
         metrics_port: Prometheus metrics.
         exit_timeout_s: after SIGTERM, how long open sequences are served.
         shm_bytes: shared memory between the server and the Python model, to start with; it grows.
-        gpu: run the model on the GPU (KIND_GPU).
+        gpu: number of the GPU that the model runs on; None: the CPU. One instance, on one GPU: several would not share
+            sessions, load and measurements, so for several GPUs there is one Triton each.
         environment: settings of the model, MASKLET_*.
         repository: model repository; None: `default_repository`.
         log: where the server's output goes; None: this process's own.
@@ -86,7 +88,7 @@ class TritonOptions:
     metrics_port: int = 0
     exit_timeout_s: int = 30
     shm_bytes: int = 64 * 1024 * 1024
-    gpu: bool = False
+    gpu: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     repository: Path | None = None
     log: Path | None = None
@@ -309,6 +311,12 @@ class TritonServer:
         return [f"--{name}" if value is None else f"--{name}={value}" for name, value in values.items()]
 
 
+def gpu_number(device: str) -> int | None:
+    """Of "cuda" and "cuda:N"; None for all that is no GPU."""
+    found = re.fullmatch(r"cuda(?::(\d+))?", device)
+    return int(found[1] or 0) if found else None
+
+
 @contextlib.contextmanager
 def _repository(options: TritonOptions) -> Iterator[Path]:
     """The model repository; for a GPU a copy that says so."""
@@ -316,13 +324,14 @@ def _repository(options: TritonOptions) -> Iterator[Path]:
     described = repository / MODEL / "config.pbtxt"
     if not described.is_file():
         raise ConfigError(f"{repository} is no model repository: it has no {MODEL}/config.pbtxt")
-    if not options.gpu:
+    if options.gpu is None:
         yield repository
         return
     with tempfile.TemporaryDirectory(prefix="masklet-triton-") as made:
         copy = Path(made) / MODEL
         shutil.copytree(repository / MODEL, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        (copy / "config.pbtxt").write_text(described.read_text().replace(_CPU_KIND, _GPU_KIND))
+        gpu = f"kind: KIND_GPU, gpus: [ {options.gpu} ]"
+        (copy / "config.pbtxt").write_text(described.read_text().replace(_CPU_KIND, gpu))
         yield Path(made)
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from masklet.backends.triton_server import TritonOptions, TritonServer, model_environment
+from masklet.backends.triton_server import TritonOptions, TritonServer, gpu_number, model_environment
 from masklet.config import ModelConfig
 
 _READY_S = 120.0
@@ -24,7 +24,7 @@ def own_triton(config: ModelConfig) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="masklet-triton-") as folder:
         options = TritonOptions(
-            gpu=config.device.startswith("cuda"),
+            gpu=gpu_number(config.device),
             environment=model_environment(replace(config, calibration_s=0)),  # one user, who waits
             log=Path(folder) / "triton.log",
         )

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from masklet.backends.triton_server import TritonOptions, TritonServer
+from masklet.backends.triton_server import TritonOptions, TritonServer, gpu_number
 from masklet.config_file import config_keys
 from masklet.errors import BackendUnavailable
 
@@ -92,7 +92,7 @@ def _options(args: argparse.Namespace) -> TritonOptions:
         metrics_port=args.metrics_port,
         exit_timeout_s=args.exit_timeout,
         shm_bytes=args.shm_mib * 1024 * 1024,
-        gpu=device.startswith("cuda"),
+        gpu=gpu_number(device),
         environment={config_keys()[key].variable: value for key, value in given.items()},
         repository=args.model_repository,
         log=args.log,
