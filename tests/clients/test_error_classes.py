@@ -82,9 +82,17 @@ def test_status_without_details_goes_by_its_code_and_names_the_address(
     assert type(error) is kind and "here:1" in str(error) and "said grpc" in str(error)
 
 
-def test_a_message_too_large_for_the_transport_will_not_pass_later() -> None:
+@pytest.mark.parametrize(
+    "details",
+    [
+        "CLIENT: Received message larger than max (9 vs. 8)",
+        "gRPC message exceeds maximum size 4194304: 4200000",
+        "Received message exceeds the maximum configured message size.",
+        "received metadata size exceeds hard limit (9000 vs. 8192)",
+    ],
+)
+def test_a_message_too_large_for_the_transport_will_not_pass_later(details: str) -> None:
     error = grpc.aio.AioRpcError(
-        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(),
-        details="CLIENT: Received message larger than max (9 vs. 8)",
-    )  # fmt: skip
+        grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), grpc.aio.Metadata(), details, None
+    )
     assert type(error_from_rpc(error, "here:1")) is LimitExceeded

@@ -11,7 +11,7 @@ from tests.routing.simulated import simulate
 
 from masklet.routing.checkpoints import Checkpoints
 from masklet.routing.replay import Base, LastAnswer, Replay
-from masklet.types import ObjectMask, PromptMode, StepRequest, StepResult
+from masklet.types import ObjectMask, Prompt, PromptMode, StepRequest, StepResult
 
 FRAME_BYTES = 24 * 32 * 3
 
@@ -153,6 +153,15 @@ def test_a_replay_beyond_its_bounds_is_none_at_all(bounds):
     assert (len(replay), replay.byte_count, replay.base) == (3, 3 * FRAME_BYTES, Base.OPENING)
     replay.add(request(4), **bounds)
     assert (len(replay), replay.byte_count, replay.base) == (0, 0, Base.NOTHING)
+
+
+def test_masks_of_prompts_count_and_a_replay_that_is_lost_is_made_up_for_at_once(exports: list[str]):
+    masks = [Prompt(number, mask=np.ones((24, 32), np.bool_)) for number in range(1, 8)]
+    bounds = {"replay_bytes": 3 * FRAME_BYTES, "checkpoint_min_interval_s": 1000.0}
+    simulate(run([request(1, click()), request(2)], pause_s=1.0, **bounds))
+    before = len(exports)
+    simulate(run([request(1, click()), request(2, *masks)], pause_s=1.0, **bounds))
+    assert (before, len(exports) - before) == (1, 2)
 
 
 def answer(seq: int, *object_ids: int) -> StepResult:

@@ -23,7 +23,11 @@ DATA = bytes(100_000)
 
 
 def mask_prompt() -> prompt_pb2.Prompt:
-    return prompt_pb2.Prompt(object_id=300, frame_seq=2**40, mask=mask_pb2.Mask(height=900, width=900, data=DATA))
+    return prompt_pb2.Prompt(
+        object_id=300,
+        frame_seq=2**40,
+        mask=mask_pb2.Mask(encoding=mask_pb2.MASK_ENCODING_RLE, height=900, width=900, data=DATA),
+    )
 
 
 def pointed(count: int) -> prompt_pb2.Prompt:
@@ -78,6 +82,25 @@ async def test_a_request_of_many_small_parts_is_refused_unparsed(config: Config,
         error = await talk.failure()
     assert reason_of(error)[:2] == ("INVALID_ARGUMENT", "LIMIT_EXCEEDED")
     assert "bytes beside pictures and masks, the limit is 196608" in (error.details() or "")
+
+
+async def test_a_mask_of_another_size_than_the_frames_is_not_decoded(
+    client: Any, reason_of: Any, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
+    monkeypatch.setattr("masklet.server.requests.decode_mask", lambda *arguments: decoded.append(arguments))
+    talk = client.talk()
+    await talk.open()
+    await talk.send(prompt=mask_prompt())
+    said = (await talk.receive("error")).error.status
+    assert said.message == "mask is [900, 900], the frame is [16, 24] [H, W]"
+    sized = pb.SegmentImageRequest(
+        codec=pb.FRAME_CODEC_PNG, payload=image, height=16, width=24, prompts=[mask_prompt()]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await client.tracker.SegmentImage(sized, timeout=10)
+    assert caught.value.details() == said.message
+    assert not decoded
 
 
 async def test_a_mask_before_the_stream_is_open_is_not_decoded(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,10 @@ def test_an_open_may_go_up_to_the_limits_and_no_further() -> None:
         check_open(replace(widest, size=(50, 201)), LIMITS)
 
 
+def test_a_session_that_was_admitted_keeps_its_frame_rate() -> None:
+    check_open(replace(OPEN, target_frame_rate_hz=1000.0, resume_token=b"token"), LIMITS)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

@@ -50,11 +50,21 @@ def test_what_else_changed_since_is_said_too(tmp_path: Path) -> None:
     assert other.changes == ("precision float32 -> bfloat16",)
 
 
+def test_a_state_from_when_the_cosine_was_over_the_whole_run_says_that_it_is_not(tmp_path: Path) -> None:
+    trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["given"]["cosine"]
+    torch.save(state, tmp_path / "state.pt")
+    again = trainer(tmp_path, recipe())
+    assert again.resume()
+    assert again.changes == ("cosine per run -> per stage",)
+
+
 def test_a_setting_of_later_is_no_change_unless_it_is_used(tmp_path: Path) -> None:
     trainer(tmp_path, recipe(), time_limit_s=1e-9).run()
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     del state["given"], state["recipe"]["optimiser"]["muon"], state["recipe"]["interaction"]["box_noise"]
-    del state["recipe"]["regularisation"]
+    del state["recipe"]["regularisation"], state["recipe"]["pretrained"]
     for stage in state["recipe"]["stages"]:
         del stage["burn_in"]
     torch.save(state, tmp_path / "state.pt")
@@ -78,9 +88,7 @@ def test_too_little_memory_is_one_error_that_says_what_takes_less(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore lines")
 
     monkeypatch.setattr(module.Trainer, "losses", fails)
-    wanted = (
-        r"out of memory at step 0: 2 clips of 1 frames of 64 px .*stages\.0\.size=32 .*\(CUDA out of memory[^\n]*\)$"
-    )
+    wanted = r"2 clips of 1 frames of 64 px .* stages\.0: targets, .*=true \(CUDA out of memory[^\n]*\)$"
     with pytest.raises(ConfigError, match=wanted):
         trainer(tmp_path, recipe()).run()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TypeVar, cast
 
@@ -39,6 +40,7 @@ _ON_THE_WAY = (
     grpc.StatusCode.UNKNOWN,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
+_TOO_LARGE = re.compile(r"larger than max|exceeds .*(max|limit)", re.IGNORECASE)  # in the words of several gRPCs
 _START_HINT = "start one with `masklet serve`, or give the address of another"
 
 
@@ -49,7 +51,7 @@ def error_from_rpc(error: grpc.aio.AioRpcError, address: str) -> MaskletError:
     if packed is not None:
         return error_from_status(status_pb2.Status.FromString(_as_bytes(packed)))
     code, details = error.code(), error.details() or "no details"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" not in details:  # a proxy that lets no more in
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not _TOO_LARGE.search(details):  # a proxy that lets no more in
         return AdmissionRefused(f"{address} takes no more calls now: {details}")
     if code is grpc.StatusCode.UNAVAILABLE:
         cause = details.rsplit(": ", 1)[-1]

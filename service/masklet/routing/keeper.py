@@ -56,12 +56,14 @@ class Keeper:
     def note(self, session: RoutedSession, request: StepRequest, *, sessions: int) -> None:
         """A frame was answered; `sessions` share the bytes for replays. Its lock is held."""
         max_bytes = self._settings.replay_bytes // max(1, sessions)
+        had_base = session.replay.base is not Base.NOTHING
         session.replay.add(request, max_requests=self._settings.replay_frames, max_bytes=max_bytes)
-        self.consider(session, max_bytes=max_bytes)
+        lost = had_base and session.replay.base is Base.NOTHING
+        self.consider(session, max_bytes=max_bytes, at_once=lost)
 
-    def consider(self, session: RoutedSession, *, max_bytes: int = 1) -> None:
-        """Fetch the session's state if it is time."""
-        if session.checkpoint is None and self._is_due(session, max_bytes):
+    def consider(self, session: RoutedSession, *, max_bytes: int = 1, at_once: bool = False) -> None:
+        """Fetch the session's state if it is time, or at once."""
+        if session.checkpoint is None and (at_once or self._is_due(session, max_bytes)):
             session.fetched_s = self._clock()
             session.checkpoint = asyncio.create_task(self._fetch(session))
             self._tasks.add(session.checkpoint)

@@ -18,8 +18,16 @@ _KEEPALIVE_TIMEOUT_S = 10.0
 _MIN_CLIENT_PING_S = 5.0
 
 
-def grpc_server(limits: LimitsConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:  # type: ignore[type-arg]
-    """A server that is not listening yet, with the limits of the transport set from `limits`."""
+def grpc_server(
+    limits: LimitsConfig,
+    interceptors: Sequence[grpc.aio.ServerInterceptor],  # type: ignore[type-arg]
+    *,
+    max_calls: int,
+) -> grpc.aio.Server:
+    """A server that is not listening yet, with the limits of the transport set from `limits`.
+
+    `max_calls` is the outer fence, beyond which probes of health are refused, too; interceptors refuse others before.
+    """
     options = {
         "grpc.max_receive_message_length": limits.max_frame_bytes + _FRAME_SLACK_BYTES,
         "grpc.max_send_message_length": -1,  # our own answers; objects and frame size bound them
@@ -29,8 +37,7 @@ def grpc_server(limits: LimitsConfig, interceptors: Sequence[grpc.aio.ServerInte
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.so_reuseport": 0,  # else a second server on the port silently takes half of the streams
     }
-    # No `maximum_concurrent_rpcs`: it would refuse probes of health too. The interceptor counts calls.
-    return grpc.aio.server(interceptors=interceptors, options=list(options.items()))
+    return grpc.aio.server(interceptors=interceptors, options=list(options.items()), maximum_concurrent_rpcs=max_calls)
 
 
 def bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:

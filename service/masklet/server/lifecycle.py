@@ -41,7 +41,8 @@ SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
-_CALLS_PER_SESSION = 16  # streams that are not open yet take little; resumed ones are taken beyond `max_sessions`
+_CALLS_PER_SESSION = 4  # a stream, one that takes its place, and some that are not open yet
+_PROBES = 64  # and calls whose request has not come in full, which the interceptor does not see
 _POINT_BYTES = 16  # of a point in a prompt, on the wire
 _SMALL_BYTES = 64 * 1024  # of all else that is no picture
 _CALLS_BESIDE = 64  # images, descriptions
@@ -136,15 +137,16 @@ class Server:
     async def _listening(self) -> AsyncIterator[None]:
         config = self.config
         read_timeout_s = config.session.idle_timeout_s + _UNREAD_GRACE_S
+        max_calls = _CALLS_PER_SESSION * config.limits.max_sessions + _CALLS_BESIDE
         interceptor = CallInterceptor(
             self.metrics,
             refusal=self._refusal,
-            max_calls=_CALLS_PER_SESSION * config.limits.max_sessions + _CALLS_BESIDE,
+            max_calls=max_calls,
             max_small_bytes=_SMALL_BYTES
             + _POINT_BYTES * config.limits.max_points_per_prompt * config.limits.max_prompts_per_frame,
             read_timeout_s=read_timeout_s,
         )
-        self._grpc = grpc_server(config.limits, [interceptor])
+        self._grpc = grpc_server(config.limits, [interceptor], max_calls=max_calls + _PROBES)
         self._add_services()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = bind_grpc(self._grpc, config.server.host, config.server.port)

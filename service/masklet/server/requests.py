@@ -61,11 +61,20 @@ class ImageRequest:
     profile: Profile | None
 
 
-def from_track_request(request: pb.TrackRequest, limits: LimitsConfig, *, received_s: float) -> ClientMessage:
-    """One message of a stream; content that makes no sense becomes `Malformed`."""
+def from_track_request(
+    request: pb.TrackRequest, limits: LimitsConfig, *, received_s: float, size: Size | None = None
+) -> ClientMessage:
+    """One message of a stream; content that makes no sense becomes `Malformed`.
+
+    Args:
+        request: what came.
+        limits: what may come.
+        received_s: when, on the context's clock.
+        size: (height, width) of the stream's frames, so that a mask of another size is not decoded; None: not known.
+    """
     body: ClientBody
     try:
-        body = _body(request, limits)
+        body = _body(request, limits, size)
     except MaskletError as error:
         body = Malformed(error, frame=request.HasField("frame"))
     return ClientMessage(request.seq, body, received_s)
@@ -82,12 +91,13 @@ def from_image_request(request: pb.SegmentImageRequest, limits: LimitsConfig) ->
     _check_at_most(len(request.prompts), limits.max_prompts_per_frame, "prompts")
     unpacked = sum(one.mask.height * one.mask.width for one in request.prompts)
     _check_at_most(unpacked, MAX_WAITING_MASK_BYTES, "prompts", unit=" bytes of unpacked masks")
+    size = _image_size(request)
     return ImageRequest(
         codec=FRAME_CODECS.from_wire(request.codec, "codec", error=InvalidFrame),
         payload=request.payload,
-        size=_image_size(request),
+        size=size,
         prompts=tuple(
-            _prompt(prompt, limits, field=f"prompts[{index}]") for index, prompt in enumerate(request.prompts)
+            _prompt(prompt, limits, size, field=f"prompts[{index}]") for index, prompt in enumerate(request.prompts)
         ),
         mask_encoding=_mask_encoding(request.mask_encoding, "mask_encoding", error=InvalidFrame),
         with_logits=request.with_logits,
@@ -95,14 +105,14 @@ def from_image_request(request: pb.SegmentImageRequest, limits: LimitsConfig) ->
     )
 
 
-def _body(request: pb.TrackRequest, limits: LimitsConfig) -> ClientBody:
+def _body(request: pb.TrackRequest, limits: LimitsConfig, size: Size | None) -> ClientBody:
     match request.WhichOneof("message"):
         case "open":
             return _open(request.open)
         case "frame":
             return _frame(request.frame)
         case "prompt":
-            return PromptFor(_prompt(request.prompt, limits, field="prompt"), request.prompt.frame_seq)
+            return PromptFor(_prompt(request.prompt, limits, size, field="prompt"), request.prompt.frame_seq)
         case "remove_object":
             return RemoveObject(request.remove_object.object_id)
         case "reset":
@@ -161,7 +171,7 @@ def _nanoseconds(time: Timestamp) -> int:
     return time.seconds * 1_000_000_000 + time.nanos
 
 
-def _prompt(wire: prompt_pb2.Prompt, limits: LimitsConfig, *, field: str) -> Prompt:
+def _prompt(wire: prompt_pb2.Prompt, limits: LimitsConfig, size: Size | None, *, field: str) -> Prompt:
     points, labels = _points(wire.points, limits, field=f"{field}.points")
     kind = wire.WhichOneof("kind")
     if kind is None:
@@ -171,7 +181,7 @@ def _prompt(wire: prompt_pb2.Prompt, limits: LimitsConfig, *, field: str) -> Pro
         points=points,
         labels=labels,
         box=_box(wire.box) if kind == "box" else None,
-        mask=_mask(wire.mask, limits, field=f"{field}.mask") if kind == "mask" else None,
+        mask=_mask(wire.mask, limits, size, field=f"{field}.mask") if kind == "mask" else None,
         keep_old_points=wire.keep_old_points,
         mode=PROMPT_MODES.from_wire(wire.mode, f"{field}.mode", error=InvalidPrompt, unset=PromptMode.REFINE),
     )
@@ -191,13 +201,16 @@ def _box(wire: mask_pb2.Box) -> FloatArray:
     return np.array([wire.x_min, wire.y_min, wire.x_max, wire.y_max], np.float32)
 
 
-def _mask(wire: mask_pb2.Mask, limits: LimitsConfig, *, field: str) -> MaskArray:
+def _mask(wire: mask_pb2.Mask, limits: LimitsConfig, size: Size | None, *, field: str) -> MaskArray:
     encoding = MASK_ENCODINGS.from_wire(wire.encoding, f"{field}.encoding", error=InvalidPrompt)
     _check_at_most(wire.height, limits.max_frame_height, f"{field}.height")
     _check_at_most(wire.width, limits.max_frame_width, f"{field}.width")
     _check_at_most(wire.height * wire.width, limits.max_frame_pixels, field, unit=" pixels")
+    found = (wire.height, wire.width)
+    if size and found != size:
+        raise InvalidPrompt(f"mask is {list(found)}, the frame is {list(size)} [H, W]", field=field)
     try:
-        return decode_mask(wire.data, encoding, (wire.height, wire.width))
+        return decode_mask(wire.data, encoding, found)
     except InvalidPrompt as error:
         raise InvalidPrompt(str(error), field=f"{field}.data") from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar
@@ -38,7 +38,8 @@ class SegmentationServicer(SegmentationServiceServicer):
 
     def __init__(self, context: StreamContext) -> None:
         self._context = context
-        self._decoders = ThreadPoolExecutor(_MASK_DECODERS, "masks")
+        self._of_streams = ThreadPoolExecutor(_MASK_DECODERS, "masks-of-streams")
+        self._of_images = ThreadPoolExecutor(_MASK_DECODERS, "masks-of-images")
 
     async def Track(
         self, request_iterator: AsyncIterator[pb.TrackRequest], context: Any
@@ -53,7 +54,9 @@ class SegmentationServicer(SegmentationServiceServicer):
 
     async def SegmentImage(self, request: pb.SegmentImageRequest, context: Any) -> pb.SegmentImageResponse:
         """One image."""
-        asked = await self._decoded(partial(from_image_request, request, self._context.limits))
+        convert = partial(from_image_request, request, self._context.limits)
+        masks = any(prompt.HasField("mask") for prompt in request.prompts)
+        asked = await _decoded(self._of_images, convert) if masks else convert()
         objects, timing = await segment_image(
             self._context,
             asked.codec,
@@ -73,20 +76,21 @@ class SegmentationServicer(SegmentationServiceServicer):
         return to_description(model, limits, codecs=SUPPORTED, version=masklet.__version__)
 
     async def _messages(self, requests: AsyncIterator[pb.TrackRequest]) -> AsyncGenerator[ClientMessage, None]:
-        opened = False
+        limits, size = self._context.limits, None
         async for request in requests:
-            convert = partial(from_track_request, request, self._context.limits, received_s=self._context.clock())
+            convert = partial(from_track_request, request, limits, received_s=self._context.clock(), size=size)
             if not (request.HasField("prompt") and request.prompt.HasField("mask")):
                 yield convert()
-            elif opened:
-                yield await self._decoded(convert)
+            elif size:
+                yield await _decoded(self._of_streams, convert)
             else:  # as the stream would say, but before any work is done
                 raise ProtocolViolation("the first message is `prompt`, must be `open`")
-            opened = True
+            size = size or (request.open.height, request.open.width)
 
-    async def _decoded(self, convert: Callable[[], _T]) -> _T:
-        """Masks may take long and much memory to decode, so only a few are at a time."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, convert)
+
+async def _decoded(pool: Executor, convert: Callable[[], _T]) -> _T:
+    """Masks may take long and much memory to decode, so only a few are at a time."""
+    return await asyncio.get_running_loop().run_in_executor(pool, convert)
 
 
 def _trace_headers(context: Any) -> dict[str, str]:

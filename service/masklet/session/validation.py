@@ -31,7 +31,7 @@ def check_open(wanted: Open, limits: LimitsConfig) -> None:
     check_codec(wanted.codec, field="open.codec")
     check_size(wanted.size, limits, field="open")
     _check_number("target_frame_rate_hz", wanted.target_frame_rate_hz)
-    if wanted.target_frame_rate_hz > limits.max_frame_rate_hz:
+    if wanted.target_frame_rate_hz > limits.max_frame_rate_hz and not wanted.resume_token:  # was admitted once
         raise LimitExceeded(
             f"target_frame_rate_hz is {wanted.target_frame_rate_hz:g}, the limit is {limits.max_frame_rate_hz:g}",
             field="open.target_frame_rate_hz",

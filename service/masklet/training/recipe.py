@@ -186,6 +186,7 @@ def completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     parts: dict[str, dict[str, Any]] = {name: asdict(kind()) for name, kind in _TABLES.items()}
     stage = {entry.name: entry.default for entry in fields(Stage) if entry.default is not MISSING}
     return {
+        "pretrained": False,
         **stored,
         **{name: part | stored.get(name, {}) for name, part in parts.items()},
         "stages": [stage | dict(each) for each in stored["stages"]],

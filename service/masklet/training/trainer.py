@@ -39,6 +39,7 @@ from masklet.training.source import StepInput, StepSource, load_steps
 from masklet.training.unroll import Unroll
 
 _SKIPPED_AT_MOST = 20
+_SMALL_PX = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,10 @@ class Trainer:
         shown = self.settings.progress and self.processes.leads
         with tqdm(total=self.recipe.steps, initial=self.step, disable=not shown, unit="step", smoothing=0.1) as bar:
             for step_input in steps:
-                row = self.train_step(step_input)
+                try:
+                    row = self.train_step(step_input)
+                except torch.OutOfMemoryError as error:
+                    raise self._too_large(error) from error
                 bar.update()
                 bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['iou']:.3f}", refresh=False)
                 if self.processes.leads:
@@ -147,16 +151,7 @@ class Trainer:
             self._enter(index, stage)
         rate = learning_rate(self.recipe, self.step)
         set_learning_rate(self.optimiser, rate)
-        try:
-            *losses, ends = self._backward(step_input).tolist()
-        except torch.OutOfMemoryError as error:
-            key = f"stages.{index}"
-            raise ConfigError(
-                f"out of memory at step {self.step}: {stage.clips} clips of {stage.frames} frames of {stage.size} px"
-                f" with up to {stage.targets} targets; --set {key}.size={max(32, stage.size // 64 * 32)} takes less,"
-                f" and so does --set {key}.freeze_image_encoder=true ({str(error).splitlines()[0]})",
-                field=f"{key}.size",
-            ) from error
+        *losses, ends = self._backward(step_input).tolist()
         self._ends = ends > 0
         average_gradients(self.network.parameters(), self.processes)
         drop_zero_gradients(self.network.parameters())
@@ -255,7 +250,7 @@ class Trainer:
         except (KeyError, ValueError) as error:
             raise ConfigError(f"the run in {file} has other optimiser settings: {error}") from error
         self.step = step
-        given = differences(state.get("given", self._given), self._given)
+        given = differences({"cosine": "per run", **state.get("given", self._given)}, self._given)
         self.changes = (*differences(completed(state["recipe"]), asdict(self.recipe)), *given)
         if self.processes.leads:
             self._folder.cut_log(step)
@@ -268,7 +263,22 @@ class Trainer:
             "pictures": self.source.assets.pictures,
             "precision": str(self.settings.precision).removeprefix("torch."),
             "processes": self.processes.count,
+            "cosine": "per stage" if len(self.recipe.stages) > 1 else "per run",  # one stage: they are the same
         }
+
+    def _too_large(self, error: torch.OutOfMemoryError) -> ConfigError:
+        index, stage = self.recipe.stage_at(self.step)
+        less = ["targets", "frames", "clips"]
+        if stage.size > _SMALL_PX:
+            less.insert(0, f"size ({stage.size // 64 * 32}, say)")
+        if not stage.freeze_image_encoder:
+            less.append("freeze_image_encoder=true")
+        return ConfigError(
+            f"out of memory at step {self.step}: {stage.clips} clips of {stage.frames} frames of {stage.size} px"
+            f" with up to {stage.targets} targets; less is taken with other values of stages.{index}: {', '.join(less)}"
+            f" ({str(error).splitlines()[0]})",
+            field=f"stages.{index}",
+        )
 
     def _check_finite(self) -> None:
         if self._skipped >= _SKIPPED_AT_MOST:

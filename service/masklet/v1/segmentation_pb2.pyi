@@ -322,7 +322,9 @@ class Open(_message.Message):
     width: _builtins.int
     """Width of every frame in pixels, 1 to `Limits.max_frame_width`."""
     target_frame_rate_hz: _builtins.float
-    """Frames per second the client means to send; 0 if unknown. Used for admission."""
+    """Frames per second the client means to send; 0 if unknown. Used for admission, so rates beyond
+    what a camera makes are refused (`limits.max_frame_rate_hz` of the server's configuration).
+    """
     mask_encoding: _mask_pb2.MaskEncoding.ValueType
     """The encoding of the masks in results; MASK_ENCODING_RLE if unset."""
     drop_policy: Global___DropPolicy.ValueType
@@ -590,7 +592,9 @@ class Limits(_message.Message):
     max_frame_pixels: _builtins.int
     """Largest frame area in pixels."""
     max_objects: _builtins.int
-    """Objects tracked at a time."""
+    """Objects tracked at a time. In `Opened`: on frames of this session's size; on very large ones there
+    may be fewer than `DescribeModel` says, for images too.
+    """
     max_points_per_prompt: _builtins.int
     """Points in one prompt."""
     max_prompts_per_frame: _builtins.int
