@@ -7,6 +7,7 @@ on its interaction plan, and all processes draw the same plan, so plain averagin
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from masklet.errors import ConfigError
+
+_LETTING_GO_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,14 @@ def join_processes(device: torch.device) -> Processes:
 
 
 def leave_processes(processes: Processes) -> None:
-    """Say goodbye to the others."""
+    """Say goodbye to the others.
+
+    Gloo's threads may still be about to let go of the last tensors, for which they need the interpreter: a process that
+    ends just then aborts (pytorch/pytorch#179291), so they are given a moment.
+    """
     if processes.count > 1 and dist.is_initialized():
+        if dist.get_backend() == "gloo":
+            time.sleep(_LETTING_GO_S)
         dist.destroy_process_group()
 
 
