@@ -25,7 +25,7 @@ from masklet.training.run_folder import RunFolder
 from masklet.training.trainer import RunSettings, Trainer
 
 _RECIPES = ("nano", "finetune")
-_MOST_WORKERS = 8  # of one process that trains: to augment a clip of 1024 px takes a core 1 to 2 s
+_MOST_WORKERS = 8  # of one process that trains; each holds batches that are ready
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
