@@ -25,9 +25,13 @@ def test_the_first_signal_calls_stop_and_its_echo_does_nothing(number: int) -> N
 
 def test_a_second_signal_is_carried_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ECHO_S", -1.0)
-    with pytest.raises(KeyboardInterrupt), interrupts(lambda: None):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever had it before
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts(lambda: None):
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_in_another_thread_nothing_is_handled() -> None:
