@@ -67,6 +67,14 @@ def test_lengths_are_looked_up_once() -> None:
     assert [one.asked for one in sequences[:5]] == [1] * 5
 
 
+def test_a_video_that_is_shorter_than_it_says_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Counted, "annotated_count", 6)
+    steps, stage = source(videos(short=1, long=1)), recipe().stages[0]
+    for seed in range(20):
+        clip = steps._real_clip(stage, 4, seed, np.random.default_rng(seed))
+        assert len(clip.frames) == 4
+
+
 def test_a_step_is_a_function_of_its_number_alone() -> None:
     first, second = source(videos(short=3, long=3)), source(videos(short=3, long=3))
     _ = second[7], second[2]

@@ -43,7 +43,7 @@ class StepSource(Dataset[StepInput]):
 
     A clip of a real video comes from those with enough annotated frames for it, each as likely as the others. How many
     they have is looked up once, here. A synthetic clip takes the place of a real one only if videos show no object on
-    any of 20 stretches in a row.
+    any of 20 stretches in a row, or turn out to be shorter than they say.
 
     Raises:
         DatasetError: there are videos, but all are too short for the recipe; or one cannot be read.
@@ -105,6 +105,8 @@ class StepSource(Dataset[StepInput]):
         for _ in range(_TRIES):
             sequence = enough[int(random.integers(len(enough)))]
             annotated = len(sequence.annotated_frames)
+            if annotated < frames:  # fewer than its head says
+                continue
             stride = int(random.integers(1, 4)) if frames > 1 else 1
             stride = max(1, min(stride, (annotated - 1) // max(1, frames - 1)))
             start = int(random.integers(0, annotated - stride * (frames - 1)))
@@ -123,7 +125,7 @@ def _by_length(
     Args:
         recipe: says which lengths.
         sequences: all there are.
-        shown: show a progress bar if it takes long: some datasets say in a large file for each video.
+        shown: show a progress bar if it takes long: some datasets say in a file for each video.
 
     Raises:
         DatasetError: there are videos, but none long enough, so that synthetic ones would take their place.
@@ -132,7 +134,7 @@ def _by_length(
     if not sequences or not lengths:
         return {}
     looked_at = tqdm(sequences, "lengths of videos", delay=2, leave=False, unit="video", disable=not shown)
-    annotated = [len(sequence.annotated_frames) for sequence in looked_at]
+    annotated = [sequence.annotated_count for sequence in looked_at]
     if max(annotated) < lengths[-1]:
         raise DatasetError(
             f"the recipe wants clips of {lengths[-1]} annotated frames, the longest of {len(sequences)} videos has"

@@ -51,6 +51,16 @@ def test_masks_without_video_are_an_error(folder: Path) -> None:
         open_dataset(folder)
 
 
+def test_how_many_frames_have_masks_is_told_by_the_head_of_the_file(folder: Path) -> None:
+    path, whole = folder / "sav_000/sav_000001_manual.json", json.dumps(sav_annotation())
+    (sequence,) = open_dataset(folder)
+    for frames, annotated in ((9, 3), (8, 2), (5, 2), (4, 1), (1, 1)):
+        path.write_text(whole.replace('"video_frame_count": 9,', f'"video_frame_count": {frames}.0, broken here'))
+        assert sequence.annotated_count == annotated
+    path.write_text(" " * 5000 + whole)
+    assert open_dataset(folder)[0].annotated_count == 3
+
+
 def test_masks_beyond_the_videos_end_are_an_error(folder: Path) -> None:
     rewrite(folder, video_frame_count=8)
     with pytest.raises(DatasetError, match=r"has masks up to frame 8, the video has 8 frames"):

@@ -34,6 +34,11 @@ class VideoSequence(Protocol):
         """Indices of the frames that have masks, rising."""
         ...
 
+    @property
+    def annotated_count(self) -> int:
+        """How many frames have masks, told without reading much; `annotated_frames` decides where it disagrees."""
+        ...
+
     def frame(self, index: int) -> ImageArray:
         """[H, W, 3] uint8 RGB; the same size for all frames.
 

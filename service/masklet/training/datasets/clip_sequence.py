@@ -35,6 +35,11 @@ class ClipSequence:
         """All of them."""
         return tuple(range(self.frame_count))
 
+    @property
+    def annotated_count(self) -> int:
+        """How many those are."""
+        return len(self.annotated_frames)
+
     def frame(self, index: int) -> ImageArray:
         """[H, W, 3] uint8 RGB."""
         frame: ImageArray = self._clip().frames[index]

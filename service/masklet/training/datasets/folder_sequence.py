@@ -75,6 +75,11 @@ class FolderSequence:
         """Indices of the frames that have an annotation."""
         return tuple(self._annotations)
 
+    @property
+    def annotated_count(self) -> int:
+        """How many those are."""
+        return len(self._annotations)
+
     def frame(self, index: int) -> ImageArray:
         """[H, W, 3] uint8 RGB."""
         return read_frame(self._frames[index], self.size)

@@ -7,6 +7,7 @@ The files that are read here have, of the published keys, `video_id`, `video_fra
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from masklet.training.datasets.video_frames import VideoFrames
 from masklet.types import ImageArray, MaskArray, MaskEncoding, Size
 
 FRAMES_PER_ANNOTATION = 4
+_HEAD_BYTES = 4096
+_FRAME_COUNT = re.compile(rb'"video_frame_count"\s*:\s*(\d+)')
 _KINDS = ("_manual.json", "_auto.json")
 
 
@@ -78,6 +81,12 @@ class SavSequence:
         """Every fourth frame."""
         return tuple(range(0, len(_read(self._annotation).masklets) * FRAMES_PER_ANNOTATION, FRAMES_PER_ANNOTATION))
 
+    @property
+    def annotated_count(self) -> int:
+        """Every fourth frame of those that the head of the annotation names: some datasets have 50,000 such files."""
+        found = _FRAME_COUNT.search(_head(self._annotation))
+        return -(-int(found[1]) // FRAMES_PER_ANNOTATION) if found else len(self.annotated_frames)
+
     def frame(self, index: int) -> ImageArray:
         """[H, W, 3] uint8 RGB."""
         return self._frames.read(index, _read(self._annotation).size)
@@ -118,6 +127,14 @@ class _Content:
             raise ValueError(f"{len(self.object_ids)} masklets on {len(self.masklets)} frames")
         if any(len(row) != len(ids) for row in self.masklets):
             raise ValueError(f"not every frame has {len(ids)} masks, one for each masklet")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @lru_cache(maxsize=8)  # a file is read frame by frame, and large: megabytes for each video

@@ -58,6 +58,11 @@ class SavStillsSequence:
         return tuple(sorted(set().union(*self._masks.values())))
 
     @property
+    def annotated_count(self) -> int:
+        """How many those are."""
+        return len(self.annotated_frames)
+
+    @property
     def size(self) -> Size:
         """(height, width) of the first frame."""
         if self._size is None:
