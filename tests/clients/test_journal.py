@@ -81,3 +81,48 @@ async def test_a_prompt_said_to_have_taken_effect_is_kept_until_its_frame_is_ans
     kept.settled(prompt, refused=False)
     kept.rewind(2)
     assert await written(kept) == ["2 prompt", "3 frame"]
+
+
+async def test_what_waits_for_no_answer_never_waits_for_room() -> None:
+    kept = Journal(max_bytes=1 << 20, max_requests=4)
+    async with asyncio.timeout(30):
+        for number in range(20):
+            await kept.post(prompt=prompt_pb2.Prompt(object_id=number + 1))
+            await written(kept)
+        await kept.post(frame=pb.Frame())
+
+
+async def test_a_frame_without_room_beside_those_written_is_left_out() -> None:
+    kept = Journal(max_bytes=1 << 20, max_requests=4, patience_s=0.01)
+    async with asyncio.timeout(30):
+        for _ in range(8):
+            await kept.post(frame=pb.Frame())
+            await written(kept)
+    assert list(kept.pending) == [2, 3, 4, 5]
+    assert [kept.skipped.get_nowait() for _ in range(kept.skipped.qsize())] == [(6, 4), (7, 5), (8, 6), (9, 7)]
+    for seq in (2, 3, 4, 5):
+        kept.answered(seq)
+    await kept.post(frame=pb.Frame())
+    assert await written(kept) == ["10 frame"]
+
+
+async def test_frames_before_an_answered_one_are_lost_to_a_new_session() -> None:
+    kept = journal()
+    first, second = await kept.post(frame=pb.Frame()), await kept.post(frame=pb.Frame())
+    assert await written(kept) == ["2 frame", "3 frame"]
+    kept.answered(second)
+    assert kept.lost_frames() == [first]
+
+
+async def test_corrections_seen_in_the_masks_of_a_new_session_are_not_told_it_again() -> None:
+    kept = journal()
+    frames = [await kept.post(frame=pb.Frame()) for _ in range(2)]
+    await written(kept)
+    for frame in frames:
+        kept.answered(frame)
+    for frame in frames:
+        kept.settled(await kept.post(prompt=prompt_pb2.Prompt(object_id=1, frame_seq=frame)), refused=False)
+        await written(kept)
+    await kept.post(frame=pb.Frame())
+    kept.restart([prompt_pb2.Prompt(object_id=1)], seen_frame=frames[1])
+    assert await written(kept) == ["2 prompt", "3 prompt", "4 ping", "5 frame"]

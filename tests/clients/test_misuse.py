@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 
 import masklet_client
-from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, LimitExceeded, ProtocolViolation, SessionClosed
+from masklet.codecs.frames import encode_frame
+from masklet.errors import (
+    InvalidFrame,
+    InvalidOpen,
+    InvalidPrompt,
+    LimitExceeded,
+    ProtocolViolation,
+    SessionClosed,
+    UnknownFrame,
+)
 from masklet.types import ImageArray, Prompt
 from masklet.v1.session_pb2 import CloseSessionRequest
 from masklet.v1.session_pb2_grpc import SessionServiceStub
@@ -192,3 +201,48 @@ def test_iterators_that_outlive_their_client_end_quietly(
     gc.collect()
     assert not caplog.records
     assert not [warned for warned in recwarn if "never awaited" in str(warned.message)]
+
+
+@pytest.mark.parametrize("frame", [None, [1, 2], "a.jpg"])
+async def test_what_is_neither_array_nor_bytes_is_named(address: str, frame: object) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        with pytest.raises(InvalidFrame, match=f"frame is {type(frame).__name__}, must be an array"):
+            await stream.send(frame)  # type: ignore[arg-type]
+        with pytest.raises(InvalidFrame, match=f"image is {type(frame).__name__}, must be an array"):
+            await client.segment(frame, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview])
+async def test_other_kinds_of_bytes_are_taken(address: str, frames: list[ImageArray], kind: type) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE, codec="rgb8") as stream:
+        assert (await stream.step(kind(frames[0].tobytes()))).frame_index == 0
+
+
+async def test_numbers_that_are_no_seq_or_object_id_are_named(address: str) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        for object_id in (-1, 0, 2**32):
+            with pytest.raises(InvalidPrompt, match=f"object id {object_id} must be"):
+                await stream.remove(object_id)
+        with pytest.raises(UnknownFrame, match="frame_seq is -1"):
+            await stream.click(1, (5, 5), frame_seq=-1)
+
+
+@pytest.mark.parametrize("option", ["codec", "mask_encoding"])
+async def test_choices_of_segment_are_named(address: str, frames: list[ImageArray], option: str) -> None:
+    async with masklet_client.connect(address) as client:
+        with pytest.raises(InvalidOpen, match=f"{option} is 'nope', must be one of"):
+            await client.segment(b"x" if option == "codec" else frames[0], CLICK, **{option: "nope"})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("option", [{"give_up_s": -1}, {"max_buffered_requests": 5000}, {"max_buffered_bytes": 0}])
+def test_how_to_reconnect_is_checked(option: dict[str, Any]) -> None:
+    ((name, value),) = option.items()
+    with pytest.raises(InvalidOpen, match=f"{name} is {value}, must be"):
+        masklet_client.Reconnect(**option)
+
+
+async def test_a_picture_whose_png_is_too_large_is_sent_as_jpeg(frames: list[ImageArray]) -> None:
+    size = len(encode_frame(FrameCodec.JPEG, frames[0], quality=95)) + 200
+    assert len(encode_frame(FrameCodec.PNG, frames[0])) > size
+    async with running(max_frame_bytes=size) as server, masklet_client.connect(f"127.0.0.1:{server.port}") as client:
+        assert (await client.segment(frames[0], CLICK)).objects[0].area_px > 0

@@ -24,6 +24,12 @@ def test_an_object_is_lost_once_absent_for_longer_than_the_limit() -> None:
     assert walk(ObjectStates(2), True, False, False, False, False, True) == [V, A, A, L, L, R]
 
 
+def test_an_object_without_a_pixel_is_absent_whatever_its_score() -> None:
+    empty = [ObjectMask(1, np.zeros((2, 2), np.bool_), 8.0, 0.5)]
+    states = ObjectStates(10)
+    assert [states.advance(found)[1] for found in (seen(True), empty, seen(True))] == [V, A, R]
+
+
 def test_a_removed_object_starts_anew() -> None:
     states = ObjectStates(10)
     walk(states, True, False)

@@ -17,6 +17,7 @@ from masklet_client.status import error_from_rpc, lost_on_the_way
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.TrackRequest, pb.TrackResponse]"
 
 PING_INTERVAL_S = 15.0
+_PINGS_PER_TIMEOUT = 3
 FRONT_KEY = "x-masklet-front"
 """Metadata by which a proxy in front of several servers says, and is told, which of them has a session."""
 
@@ -37,7 +38,7 @@ class TrackCall:
     """
 
     def __init__(self, call: Call, address: str, *, ping_interval_s: float = PING_INTERVAL_S) -> None:
-        """`call`: started, nothing written yet."""
+        """`call`: started, nothing written yet; `ping_interval_s`: shorter if the server's idle timeout is short."""
         self._call, self.address, self._ping_interval_s = call, address, ping_interval_s
         self.front = ""
 
@@ -56,6 +57,8 @@ class TrackCall:
         if not isinstance(response, pb.TrackResponse) or kind != "opened":
             refusal = ProtocolViolation(f"{self.address} answered `open` with {kind}")
             raise CallFailed(refusal, on_the_way=kind == "nothing")
+        if (idle_timeout_s := response.opened.limits.idle_timeout.ToNanoseconds() / 1e9) > 0:
+            self._ping_interval_s = min(self._ping_interval_s, idle_timeout_s / _PINGS_PER_TIMEOUT)
         self.front = str(dict(await self._call.initial_metadata()).get(FRONT_KEY, ""))
         return response
 

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidOpen
+from masklet.errors import InvalidFrame, InvalidOpen
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -21,7 +21,7 @@ from masklet_client.events import Event, ImageResult, Result, ServerDescription
 from masklet_client.following import Prompts, follow
 from masklet_client.prompt_check import check_prompt
 from masklet_client.resuming import passes
-from masklet_client.settings import StreamOptions, StreamSettings
+from masklet_client.settings import StreamOptions, StreamSettings, choice
 from masklet_client.status import error_from_rpc, lost_on_the_way
 from masklet_client.stream import TrackStream
 from masklet_client.wire import (
@@ -35,6 +35,7 @@ from masklet_client.wire import (
 
 DEFAULT_ADDRESS = "localhost:50051"
 CONNECT_TIMEOUT_S = 10.0
+_LARGE_IMAGE_QUALITY = 95
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
     ("grpc.max_send_message_length", 64 * 1024 * 1024),
@@ -138,27 +139,31 @@ class Client:
         mask_encoding: MaskEncoding = MaskEncoding.RLE,
         profile: Profile | None = None,
     ) -> ImageResult:
-        """Masks for one image: [H, W, 3] uint8 RGB (sent as PNG, so unchanged), or an encoded image of `codec`.
+        """Masks for one image: [H, W, 3] uint8 RGB, or an encoded image of `codec`.
 
+        Arrays are sent as PNG, so unchanged; those whose PNG the server would not take, as JPEG of quality 95.
         The first server that takes it answers. `codec` is JPEG or PNG: raw pixels are given as an array.
 
         Raises:
             InvalidPrompt: a prompt that makes no sense.
             InvalidFrame: an image that cannot be read.
+            InvalidOpen: a codec or mask encoding that is not offered.
         """
         prompts = list(prompts)
-        if isinstance(image, bytes):
-            payload, size = image, None
+        encoding = choice(MaskEncoding, "mask_encoding", mask_encoding) or MaskEncoding.RLE
+        if isinstance(image, bytes | bytearray | memoryview):
+            payload, size = bytes(image), None
         else:
-            codec, payload = FrameCodec.PNG, await asyncio.to_thread(encode_frame, FrameCodec.PNG, image)
+            max_bytes = self.server.limits.max_frame_bytes if hasattr(self, "server") else 0
+            codec, payload = await asyncio.to_thread(_encoded, image, max_bytes)
             size = (image.shape[0], image.shape[1])
         for prompt in prompts:
             check_prompt(prompt, size)
         request = pb.SegmentImageRequest(
-            codec=codec_to_proto(codec),
+            codec=codec_to_proto(choice(FrameCodec, "codec", codec) or FrameCodec.JPEG),
             payload=payload,
             prompts=[message for prompt in prompts for message in prompts_to_proto(prompt)],
-            mask_encoding=encoding_to_proto(mask_encoding),
+            mask_encoding=encoding_to_proto(encoding),
             profile=profile_to_proto(profile),
         )
         for address in self.addresses:
@@ -214,6 +219,15 @@ def connect(
         InvalidOpen: no address, or metadata that gRPC does not send.
     """
     return Client(address, credentials=credentials, metadata=metadata, timeout_s=timeout_s)
+
+
+def _encoded(image: ImageArray, max_bytes: int) -> tuple[FrameCodec, bytes]:
+    if not hasattr(image, "shape"):
+        raise InvalidFrame(f"image is {type(image).__name__}, must be an array, uint8 [H, W, 3], or bytes")
+    payload = encode_frame(FrameCodec.PNG, image)
+    if 0 < max_bytes < len(payload):
+        return FrameCodec.JPEG, encode_frame(FrameCodec.JPEG, image, quality=_LARGE_IMAGE_QUALITY)
+    return FrameCodec.PNG, payload
 
 
 def _addresses(given: str | Sequence[str]) -> tuple[str, ...]:

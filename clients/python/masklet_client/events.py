@@ -90,7 +90,7 @@ class ObjectResult:
     Attributes:
         object_id: the id given in the prompt.
         state: visible, absent, reappeared or lost.
-        box: (x_min, y_min, x_max, y_max) pixels, maxima exclusive; None when absent.
+        box: (x_min, y_min, x_max, y_max) pixels, maxima exclusive; None where no pixel is set, as when absent.
         area_px: pixels set in the mask.
         score: object score logit; above 0 the object is present.
         iou: the model's own estimate of the mask's IoU, 0 to 1.
@@ -196,7 +196,10 @@ class PromptApplied:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """A request could not be carried out; `error` is one of `masklet.errors`. The stream goes on."""
+    """A request could not be carried out; `error` is one of `masklet.errors`. The stream goes on.
+
+    `request_seq` is 0 if it is none of yours: a session begun anew could not take over the object that `error` names.
+    """
 
     request_seq: int
     error: MaskletError

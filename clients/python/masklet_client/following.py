@@ -49,13 +49,25 @@ async def follow(
 
     Raises:
         InvalidOpen: `in_flight` is below 1, or an option is not offered.
-        RequestError: a prompt for a frame that never came, or a request the server refused.
+        RequestError: a prompt for a frame that never came, a request the server refused, or, with policy "block", a
+            frame that is not answered. With `raise_request_errors=False` the last two are passed over, with a warning
+            in the log: `Result.frame_index` says which frame a result is of.
     """
-    options.setdefault("raise_request_errors", True)
+    raises = options.setdefault("raise_request_errors", True)
+    answers_all = options.setdefault("policy", DropPolicy.BLOCK) == DropPolicy.BLOCK
+    missing: Dropped | None = None
     async with aclosing(follow_all(client, frames, prompts, in_flight=in_flight, **options)) as answers:
         async for answer in answers:
-            if isinstance(answer, Result):
+            if isinstance(answer, Dropped):
+                if answers_all:
+                    logger.warning("frame %d is not answered: %s", answer.frame_index, answer.reason)
+                    missing = missing or answer
+            elif missing is not None and raises:
+                break
+            else:
                 yield answer
+    if missing is not None and raises:  # not at once: if the stream is about to break, that is the reason to be told
+        raise RequestError(f"frame {missing.frame_index} (from 0) is not answered: {missing.reason}")
 
 
 async def follow_all(

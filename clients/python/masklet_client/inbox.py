@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import islice
 
 from masklet.errors import MaskletError
-from masklet_client.events import Event
+from masklet.types import DropReason
+from masklet_client.events import Dropped, Event, Result
+
+_MOST_DROPPED = 65_536  # kept unread, with `fresh`: half an hour's at 30 Hz
 
 
 class Inbox:
     """A bounded queue with an end. When it is full the reader waits, and so in the end does the server.
+
+    With `fresh` it is never full of frames: only so many of the newest unread results are kept, and `Dropped` takes the
+    place of older ones.
 
     Attributes:
         ended: whether no more events come.
@@ -18,9 +25,10 @@ class Inbox:
         error_seen: whether somebody has been told of it.
     """
 
-    def __init__(self, limit: int) -> None:
-        """`limit`: events kept at most."""
-        self._limit = limit
+    def __init__(self, limit: int, *, fresh: int | None = None) -> None:
+        """`limit`: events kept at most, with `fresh` besides `Dropped`; `fresh`: results kept at most; None: all."""
+        self._limit, self._fresh = limit, fresh
+        self._dropped = 0
         self._events: deque[Event] = deque()
         self._news = asyncio.Event()
         self._room = asyncio.Event()
@@ -29,14 +37,19 @@ class Inbox:
         self.ended = False
         self.error: MaskletError | None = None
 
-    async def put(self, event: Event) -> None:
-        """Wait for room and add an event; events after `discard` vanish."""
-        while len(self._events) >= self._limit and not self._discarding:
+    async def put(self, event: Event) -> bool:
+        """Wait for room and add an event; events after `discard` vanish. Whether an unread result made way for it."""
+        while self._full(event) and not self._discarding:
             self._room.clear()
             await self._room.wait()
-        if not self._discarding:
-            self._events.append(event)
-            self._news.set()
+        if self._discarding:
+            return False
+        self._events.append(event)
+        self._dropped += isinstance(event, Dropped)
+        self._news.set()
+        overtaken = self._overtake()
+        self._trim()
+        return overtaken
 
     def end(self, error: MaskletError | None) -> None:
         """No more events; `error` if the stream broke."""
@@ -48,6 +61,7 @@ class Inbox:
         """Forget what is here and what is still to come, so that the reader never waits again."""
         self._discarding = True
         self._events.clear()
+        self._dropped = 0
         self._room.set()
 
     async def get(self) -> Event | None:
@@ -67,9 +81,38 @@ class Inbox:
         if not self._events:
             return None
         self._room.set()
-        return self._events.popleft()
+        event = self._events.popleft()
+        self._dropped -= isinstance(event, Dropped)
+        return event
+
+    def _full(self, event: Event) -> bool:
+        if self._fresh is None:
+            return len(self._events) >= self._limit
+        return not isinstance(event, Dropped) and len(self._events) - self._dropped >= self._limit
+
+    def _trim(self) -> None:
+        if self._fresh is not None and self._dropped > _MOST_DROPPED:
+            oldest = next(place for place, kept in enumerate(self._events) if isinstance(kept, Dropped))
+            del self._events[oldest]
+            self._dropped -= 1
+
+    def _overtake(self) -> bool:
+        """Of more unread results than are to be kept, the oldest becomes a `Dropped`."""
+        places = (place for place in range(len(self._events) - 1, -1, -1) if _is_answer(self._events[place]))
+        oldest = None if self._fresh is None else next(islice(places, self._fresh, None), None)
+        if oldest is None:
+            return False
+        result = self._events[oldest]
+        assert isinstance(result, Result)
+        self._events[oldest] = Dropped(result.frame_seq, result.frame_index, DropReason.QUEUE_FULL)
+        self._dropped += 1
+        return True
 
     @property
     def unseen_error(self) -> MaskletError | None:
         """What broke the stream, unless somebody has been told."""
         return None if self.error_seen else self.error
+
+
+def _is_answer(event: Event) -> bool:
+    return isinstance(event, Result) and not event.revised

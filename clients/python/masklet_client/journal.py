@@ -24,9 +24,10 @@ class Journal:
     The numbers the caller sees never change. Those on the wire begin anew with a new session.
 
     Args:
-        max_bytes: requests kept; more make `post` wait.
+        max_bytes: requests kept; more make `post` wait while a frame is unanswered.
         max_requests: the same, in requests.
-        patience_s: how long a frame waits for those before it to be written, then it takes their place; None: for ever.
+        patience_s: how long a frame waits for those before it to be written, then it takes their place, or is left out
+            itself if they were written and there is no room beside them; None: for ever.
 
     Attributes:
         pending: frames that are neither answered nor reported, with their place among all frames.
@@ -45,6 +46,7 @@ class Journal:
         self._corrections: set[int] = set()
         self._carried_out: set[int] = set()
         self._indices: dict[int, int] = {}
+        self._captured_ns: dict[int, int] = {}
         self._frames = 0
         self._offset = 0
         self._finishing = self._closed = False
@@ -61,15 +63,14 @@ class Journal:
         """Queue a request, one keyword of `TrackRequest.message`; returns its seq. Cancelled, it leaves no gap."""
         async with self._turn:
             request = pb.TrackRequest(**body)
-            size = request.ByteSize()
-            patient = self._patience_s is None
-            if not self._has_room(size) and (patient or not await self._makes_room(size, request.HasField("frame"))):
-                while not self._has_room(size):
-                    await self._wait()
+            size, is_frame = request.ByteSize(), request.HasField("frame")
+            taken = self._has_room(size) or await self._wait_for_room(size, is_frame)
             if self._end is not None:
                 raise self._end
             seq, self._next_seq = self._next_seq, self._next_seq + 1
             self._keep(seq, request, size)
+            if not taken:
+                self._skip(seq)
             self.posted_s = time.monotonic()
             self._notify()
             return seq
@@ -169,8 +170,15 @@ class Journal:
         self._closed = False
         self._notify()
 
-    def restart(self, prelude: Sequence[prompt_pb2.Prompt]) -> None:
-        """A new session: write `prelude` first, then everything not settled."""
+    def restart(self, prelude: Sequence[prompt_pb2.Prompt], *, seen_frame: int = 0) -> None:
+        """A new session: write `prelude` first, then everything not settled.
+
+        Args:
+            prelude: where the objects were last seen.
+            seen_frame: seq of the frame they were seen on, with its corrections that were carried out; 0: on none.
+        """
+        for seq in [seq for seq in self._carried_out if self._corrects(seq, seen_frame)]:
+            self._drop(seq)
         self._first_seq = self._cursor = min(self._kept, default=self._next_seq)
         requests = enumerate(prelude, _OPEN_SEQ + 1)
         self._prelude = [pb.TrackRequest(seq=seq, prompt=prompt) for seq, prompt in requests]
@@ -180,12 +188,48 @@ class Journal:
         self._closed = False
         self._notify()
 
+    def lost_frames(self) -> list[int]:
+        """Frames pending that cannot be written again, because a later frame was answered."""
+        return [seq for seq in self.pending if seq not in self._kept]
+
+    def prelude_object(self, wire_seq: int) -> int | None:
+        """The object that a request written before all others of the session was about; None: it is another's."""
+        place = wire_seq - (_OPEN_SEQ + 1)
+        return self._prelude[place].prompt.object_id if 0 <= place < len(self._prelude) else None
+
+    def captured_ns(self, frame_seq: int) -> int:
+        """When one of the last 1024 frames was captured, as given to `post`; 0: forgotten."""
+        return self._captured_ns.get(frame_seq, 0)
+
+    def _corrects(self, seq: int, frame_seq: int) -> bool:
+        request = self._kept.get(seq)
+        return request is not None and frame_seq > 0 and request.prompt.frame_seq == frame_seq
+
+    @property
+    def _may_skip(self) -> bool:
+        return self._patience_s is not None and self.skipped.qsize() < _MOST_SKIPPED
+
+    def _skip(self, seq: int) -> None:
+        self._drop(seq)
+        self.skipped.put_nowait((seq, self.pending.pop(seq)))
+
     def _has_room(self, size: int) -> bool:
         unwritten = sum(seq >= self._cursor for seq in self._kept)
         return self._end is not None or (unwritten < _UNWRITTEN and self._fits(size))
 
     def _fits(self, size: int) -> bool:
-        return not self._kept or (len(self._kept) < self._max_requests and self._byte_count + size <= self._max_bytes)
+        """What waits for no frame's answer waits for nothing: it always fits."""
+        return not self.pending or (len(self._kept) < self._max_requests and self._byte_count + size <= self._max_bytes)
+
+    async def _wait_for_room(self, size: int, is_frame: bool) -> bool:
+        """False: there is none for this frame, which is to be left out."""
+        if self._patience_s is not None and await self._makes_room(size, is_frame):
+            return True
+        if is_frame and self._may_skip:
+            return False
+        while not self._has_room(size):
+            await self._wait()
+        return True
 
     async def _makes_room(self, size: int, is_frame: bool) -> bool:
         """Whether there is room now that frames not written for so long are left out. Prompts just join those waiting.
@@ -198,12 +242,11 @@ class Journal:
                     while not self._has_room(size):
                         await self._wait()
                     return True
-            if self.skipped.qsize() >= _MOST_SKIPPED:
+            if not self._may_skip:
                 return False
             self._stuck = True
             for seq in [seq for seq in self._kept if seq >= self._cursor and seq in self.pending]:
-                self._drop(seq)
-                self.skipped.put_nowait((seq, self.pending.pop(seq)))
+                self._skip(seq)
         return self._fits(size)
 
     def _keep(self, seq: int, request: pb.TrackRequest, size: int) -> None:
@@ -213,9 +256,10 @@ class Journal:
         self._byte_count += size
         if request.HasField("frame"):
             self.pending[seq] = self._indices[seq] = self._frames
+            self._captured_ns[seq] = request.frame.capture_time.ToNanoseconds()
             self._frames += 1
             while len(self._indices) > _KEPT_INDICES and (oldest := next(iter(self._indices))) not in self.pending:
-                del self._indices[oldest]
+                del self._indices[oldest], self._captured_ns[oldest]
         elif request.prompt.frame_seq:
             self._corrections.add(seq)
 

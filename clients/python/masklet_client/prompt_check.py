@@ -12,8 +12,7 @@ _MAX_OBJECT_ID = 2**31 - 1
 
 def check_prompt(prompt: Prompt, size: Size | None) -> None:
     """Raises InvalidPrompt, naming the value and the limit, if `prompt` cannot be for a frame of `size` (None: any)."""
-    if not 1 <= prompt.object_id <= _MAX_OBJECT_ID:
-        raise InvalidPrompt(f"object id {prompt.object_id} must be 1 to {_MAX_OBJECT_ID}")
+    check_object_id(prompt.object_id)
     if prompt.mask is None and prompt.box is None and not len(prompt.points):
         raise InvalidPrompt(f"prompt for object {prompt.object_id} has no point, box or mask")
     if prompt.mask is not None and (prompt.box is not None or len(prompt.points)):
@@ -31,6 +30,12 @@ def check_prompt(prompt: Prompt, size: Size | None) -> None:
         _check_box(prompt, size)
     if prompt.mask is not None and size is not None and prompt.mask.shape != size:
         raise InvalidPrompt(f"mask is {list(prompt.mask.shape)} (height, width), the frame is {list(size)}")
+
+
+def check_object_id(object_id: int) -> None:
+    """Raises InvalidPrompt, naming the value and the limit."""
+    if not 1 <= object_id <= _MAX_OBJECT_ID:
+        raise InvalidPrompt(f"object id {object_id} must be 1 to {_MAX_OBJECT_ID}")
 
 
 def _check_box(prompt: Prompt, size: Size | None) -> None:

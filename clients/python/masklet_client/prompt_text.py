@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from masklet.types import MaskArray, Prompt
 from masklet_client.command_error import CommandError
@@ -107,6 +107,6 @@ def read_mask(path: Path) -> MaskArray:
             pixels = np.asarray(plain)
     except FileNotFoundError:
         raise CommandError(f"mask {path}: no such file") from None
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise CommandError(f"mask {path}: cannot be read as an image ({error})") from None
     return np.asarray(pixels.reshape(*pixels.shape[:2], -1).any(axis=-1), np.bool_)

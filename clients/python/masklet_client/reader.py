@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
-from masklet.errors import ProtocolViolation, SequenceGap, ServerDraining
+from masklet.errors import MaskletError, ProtocolViolation, SequenceGap, ServerDraining
 from masklet.types import DropReason, Prompt
 from masklet.v1 import prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
@@ -25,7 +26,7 @@ class Reader:
 
     Attributes:
         last_server_seq: the newest response seen of the session.
-        dropped: frames that are not answered.
+        dropped: frames that are not answered, or whose results newer ones overtook unread.
         failures: the last 256 refused requests.
         resume_token: newest token of the session.
         go_away: set once the server drains.
@@ -61,7 +62,8 @@ class Reader:
             logger.warning("request %d refused: %s: %s", event.request_seq, event.error.reason, event.error)
         if self._on_event is not None:
             self._on_event(event)
-        await self._inbox.put(event)
+        if await self._inbox.put(event):
+            self.dropped += 1
 
     async def report_skipped(self) -> None:
         """Reports the frames that newer ones took the place of before they were written, until the journal ends."""
@@ -70,9 +72,22 @@ class Reader:
 
     async def give_up(self) -> None:
         """Reports all frames that nobody is going to answer."""
-        for frame_seq, index in list(self._journal.pending.items()):
+        await self._give_up(list(self._journal.pending))
+
+    async def give_up_lost(self) -> None:
+        """Reports the frames that a session begun anew cannot be told of any more."""
+        await self._give_up(self._journal.lost_frames())
+
+    async def _give_up(self, frame_seqs: list[int]) -> None:
+        for frame_seq in frame_seqs:
+            index = self._journal.pending[frame_seq]
             self._journal.reported(frame_seq)
             await self.emit(Dropped(frame_seq, index, DropReason.CONNECTION_LOST))
+
+    @property
+    def newest_frame(self) -> int:
+        """The newest frame with a result; 0: none."""
+        return self._newest.frame_seq if self._newest else 0
 
     def reseeding(self) -> tuple[list[prompt_pb2.Prompt], tuple[int, ...]]:
         """Prompts that say where the objects were last seen, and the ids of those that were not to be seen then."""
@@ -102,9 +117,11 @@ class Reader:
         index = self._journal.index_of(frame_seq)
         if index is None or not (message.revised or self._journal.answered(frame_seq)):
             return None
-        result = result_from_proto(message, frame_seq, index)
+        result = result_from_proto(message, frame_seq, index, self._journal.captured_ns(frame_seq))
         if not message.revised:
             self._newest = result
+        elif self._newest is not None and self._newest.frame_seq == frame_seq:
+            self._newest = _merged(self._newest, result)
         return result
 
     def _dropped(self, message: pb.Dropped) -> Dropped | None:
@@ -128,10 +145,10 @@ class Reader:
         self._journal.settled(seq, refused=True)
         if isinstance(error, SequenceGap | ProtocolViolation):  # of a frame, too, nothing else will be heard
             self._journal.reported(seq)
-        if not seq:
-            logger.warning("an object could not be followed any further: %s", error)
-            return None
-        return RequestFailed(seq, error)
+        if seq:
+            return RequestFailed(seq, error)
+        object_id = self._journal.prelude_object(message.request_seq)
+        return None if object_id is None else RequestFailed(0, _of_object(error, object_id))
 
     def _going(self, message: pb.GoAway) -> GoAway:
         self.go_away = GoAway(message.resume_token, message.deadline.ToNanoseconds())
@@ -142,6 +159,16 @@ class Reader:
     @property
     def _resumes_elsewhere(self) -> bool:
         return self._resumes and self.go_away is not None
+
+
+def _merged(seen: Result, revised: Result) -> Result:
+    objects = {found.object_id: found for found in (*seen.objects, *revised.objects)}
+    return replace(seen, objects=tuple(objects[object_id] for object_id in sorted(objects)))
+
+
+def _of_object(error: MaskletError, object_id: int) -> MaskletError:
+    message = f"object {object_id} is not followed any further: {error}"
+    return type(error)(message, retry_after_s=error.retry_after_s, field=error.field)
 
 
 def _as_prompts(found: ObjectResult) -> list[prompt_pb2.Prompt]:

@@ -184,7 +184,8 @@ class Resuming:
     async def _begin(self, prelude: Sequence[prompt_pb2.Prompt] = (), *, timeout_s: float) -> None:
         opened = await self._connect(open_to_proto(self._settings), timeout_s=timeout_s)
         self._reader.last_server_seq = opened.server_seq
-        self._journal.restart(prelude)
+        self._journal.restart(prelude, seen_frame=self._reader.newest_frame if prelude else 0)
+        await self._reader.give_up_lost()
 
     async def _connect(self, wanted: pb.Open, *, timeout_s: float, front: str = "") -> pb.TrackResponse:
         self.stop()

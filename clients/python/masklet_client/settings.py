@@ -39,7 +39,8 @@ class Reconnect:
             to half, so that many clients do not come at once.
         max_delay_s: longest pause.
         reseed: begin a new session from the last masks seen if nobody has the old one any more; else that is an error.
-        max_buffered_bytes: requests kept to be sent again; sending waits while there are more.
+        max_buffered_bytes: requests kept to be sent again; with more, sending waits for an answer, or, with policy
+            "latest", leaves frames out.
         max_buffered_requests: the same, in requests; 4096 at most.
     """
 
@@ -49,6 +50,13 @@ class Reconnect:
     reseed: bool = True
     max_buffered_bytes: int = 64 * 1024 * 1024
     max_buffered_requests: int = 1024
+
+    def __post_init__(self) -> None:
+        """Raises InvalidOpen for a value out of its range."""
+        for name, least, most in _RECONNECT_RANGES:
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise InvalidOpen(f"{name} is {value}, must be {least} to {most}", field=name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +112,17 @@ class StreamSettings:
             if value is not None and not least <= value <= most:  # type: ignore[operator]
                 raise InvalidOpen(f"{key} is {value}, must be {least} to {most}", field=key)
         rest = {key: value for key, value in options.items() if key not in _CHOICES}
-        chosen = {key: _choice(kind, key, options[key]) for key, kind in _CHOICES.items() if key in options}  # type: ignore[literal-required]
+        chosen = {key: choice(kind, key, options[key]) for key, kind in _CHOICES.items() if key in options}  # type: ignore[literal-required]
         return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
 
 
+_RECONNECT_RANGES = (
+    ("give_up_s", 0, 10**9),
+    ("first_delay_s", 0, 10**9),
+    ("max_delay_s", 0, 10**9),
+    ("max_buffered_bytes", 1, 2**40),
+    ("max_buffered_requests", 1, 4096),
+)
 _RANGES = (
     ("frame_rate_hz", 0, 100_000),
     ("max_staleness_s", 0, 10**9),
@@ -122,7 +137,8 @@ _CHOICES: dict[str, type[StrEnum]] = {
 }
 
 
-def _choice(kind: type[Choice], key: str, value: str | None) -> Choice | None:
+def choice(kind: type[Choice], key: str, value: str | None) -> Choice | None:
+    """The member with this value. Raises InvalidOpen, listing those there are."""
     try:
         return None if value is None else kind(value)
     except ValueError:

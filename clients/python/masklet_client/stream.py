@@ -12,14 +12,14 @@ from typing import Self
 import numpy as np
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidFrame, LimitExceeded, MaskletError, ProtocolViolation
+from masklet.errors import InvalidFrame, LimitExceeded, MaskletError, ProtocolViolation, RequestError, UnknownFrame
 from masklet.types import DropPolicy, ImageArray, MaskArray, Prompt, PromptMode
 from masklet.v1 import segmentation_pb2 as pb
 from masklet_client.call import Call
-from masklet_client.events import Event, GoAway, Opened, RequestFailed, Result
+from masklet_client.events import Dropped, Event, GoAway, Opened, RequestFailed, Result
 from masklet_client.inbox import Inbox
 from masklet_client.journal import Journal
-from masklet_client.prompt_check import check_prompt
+from masklet_client.prompt_check import check_object_id, check_prompt
 from masklet_client.reader import Reader
 from masklet_client.resuming import Resuming, given_up
 from masklet_client.settings import Reconnect, StreamSettings
@@ -28,6 +28,7 @@ from masklet_client.wire import frame_to_proto, prompts_to_proto
 CLOSE_TIMEOUT_S = 5.0
 _HURRIED_CLOSE_TIMEOUT_S = 1.0
 _BUFFERED_EVENTS = 256
+_FRESH_RESULTS = 4
 _PATIENCE_S = 0.5
 logger = logging.getLogger("masklet_client")
 
@@ -35,9 +36,9 @@ logger = logging.getLogger("masklet_client")
 class TrackStream:
     """An open stream; get one from `Client.track`. Iterating yields `Result`s, `events()` everything.
 
-    Read while you send, or in turn: at most 256 unread events are kept, then the server waits for you, or, with policy
-    "latest", drops frames. Sending and reading may happen in different tasks, and either may be cancelled without harm
-    to the stream.
+    Read while you send, or in turn. With policy "latest" the newest four unread results are kept, `Dropped` in place
+    of older ones, so that a slow reader sees what is new; with "block" at most 256 unread events, then the server waits
+    for you. Sending and reading may happen in different tasks, and either may be cancelled without harm to the stream.
 
     Attributes:
         settings: as asked for.
@@ -51,14 +52,15 @@ class TrackStream:
         addresses: Sequence[str],
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
-        """`dial`: see `Resuming`; `on_event` is called with every event, and must not block."""
+        """`dial`: see `Resuming`; `on_event` is called with every event as it arrives, and must not block."""
         self.settings = settings
         kept = settings.reconnect or Reconnect()
-        self._inbox = Inbox(_BUFFERED_EVENTS)
+        latest = settings.policy is DropPolicy.LATEST
+        self._inbox = Inbox(_BUFFERED_EVENTS, fresh=_FRESH_RESULTS if latest else None)
         self._journal = Journal(
             max_bytes=kept.max_buffered_bytes,
             max_requests=kept.max_buffered_requests,
-            patience_s=_PATIENCE_S if settings.policy is DropPolicy.LATEST else None,
+            patience_s=_PATIENCE_S if latest else None,
         )
         resumes = settings.reconnect is not None
         self._reader = Reader(self._journal, self._inbox, on_event=on_event, resumes=resumes)
@@ -87,6 +89,27 @@ class TrackStream:
         if error is None and unseen is not None:
             raise unseen
 
+    async def step(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> Result:
+        """Send the next frame and wait for its result; older events that were not read are skipped.
+
+        Args:
+            frame: as for `send`.
+            capture_time_ns: as for `send`.
+
+        Raises:
+            RequestError: the frame is not going to be answered; the stream goes on.
+            MaskletError: what the server refused the frame with (the stream goes on), or what ended the stream.
+        """
+        frame_seq = await self.send(frame, capture_time_ns=capture_time_ns)
+        while (event := await self._inbox.get()) is not None:
+            if isinstance(event, Result) and event.frame_seq == frame_seq and not event.revised:
+                return event
+            if isinstance(event, Dropped) and event.frame_seq == frame_seq:
+                raise RequestError(f"frame {event.frame_index} (from 0) is not going to be answered: {event.reason}")
+            if isinstance(event, RequestFailed) and (event.request_seq == frame_seq or self._raises):
+                raise event.error
+        raise ProtocolViolation("the server has ended the stream")
+
     async def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
         """Send the next frame; waits while the server is behind (policy "block") or the network is slow.
 
@@ -101,12 +124,12 @@ class TrackStream:
             The frame's seq, as in `Result.frame_seq`.
 
         Raises:
-            InvalidFrame: an array of another shape or dtype.
+            InvalidFrame: an array of another shape or dtype, or neither array nor bytes.
             LimitExceeded: more bytes than the server takes; the stream goes on.
         """
         self._check_open()
         captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
-        payload = frame if isinstance(frame, bytes) else await self._encode(frame)
+        payload = bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else await self._encode(frame)
         limit = self.opened.limits.max_frame_bytes
         if 0 < limit < len(payload):  # sent, it would end the stream
             raise LimitExceeded(f"frame has {len(payload)} bytes, the server takes {limit}", field="frame.payload")
@@ -120,8 +143,11 @@ class TrackStream:
 
         Raises:
             InvalidPrompt: it makes no sense for frames of this size.
+            UnknownFrame: `frame_seq` is no seq.
         """
         check_prompt(prompt, self.settings.size)
+        if frame_seq < 0:
+            raise UnknownFrame(f"frame_seq is {frame_seq}, must be what `send` returned, or 0 for the next frame")
         seq = 0
         for message in prompts_to_proto(prompt, frame_seq):
             seq = await self._post(prompt=message)
@@ -149,7 +175,8 @@ class TrackStream:
         return await self.prompt(Prompt(object_id, mask=np.asarray(mask, np.bool_)), frame_seq=frame_seq)
 
     async def remove(self, object_id: int) -> int:
-        """Forget one object from the next frame on."""
+        """Forget one object from the next frame on. Raises InvalidPrompt if it is no object id."""
+        check_object_id(object_id)
         return await self._post(remove_object=pb.RemoveObject(object_id=object_id))
 
     async def reset(self) -> int:
@@ -185,7 +212,7 @@ class TrackStream:
 
     @property
     def dropped(self) -> int:
-        """Frames the server did not answer so far."""
+        """Frames so far that the server did not answer, or whose results newer ones overtook unread."""
         return self._reader.dropped
 
     @property
@@ -211,7 +238,7 @@ class TrackStream:
         while (event := await self._inbox.get()) is not None:
             if isinstance(event, Result):
                 return event
-            if isinstance(event, RequestFailed) and self.settings.raise_request_errors:
+            if isinstance(event, RequestFailed) and self._raises:
                 raise event.error
         raise StopAsyncIteration
 
@@ -232,7 +259,13 @@ class TrackStream:
             raise self._inbox.error
         return newest
 
+    @property
+    def _raises(self) -> bool:
+        return self.settings.raise_request_errors
+
     async def _encode(self, image: ImageArray) -> bytes:
+        if not hasattr(image, "shape"):
+            raise InvalidFrame(f"frame is {type(image).__name__}, must be an array, uint8 [H, W, 3], or bytes")
         if image.shape[:2] != self.settings.size:
             height, width = self.settings.size
             raise InvalidFrame(f"image is {list(image.shape)}, the stream was opened for [{height}, {width}, 3]")

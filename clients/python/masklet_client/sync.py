@@ -3,8 +3,8 @@
     with masklet_client.sync.connect("localhost:50051") as client:
         with client.track(size=(720, 1280)) as stream:
             stream.click(1, (640, 360))
-            stream.send(frame)
-            result = next(stream)
+            for frame in camera:
+                result = stream.step(frame)
 
 Errors are those of the async client.
 """
@@ -206,7 +206,7 @@ class TrackStream:
 
     @property
     def dropped(self) -> int:
-        """Frames the server did not answer so far."""
+        """Frames so far that the server did not answer, or whose results newer ones overtook unread."""
         return self._inner.dropped
 
     @property
@@ -223,6 +223,10 @@ class TrackStream:
     def go_away(self) -> GoAway | None:
         """Set once the server drains."""
         return self._inner.go_away
+
+    def step(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> Result:
+        """Send the next frame and wait for its result; raises if it is not going to be answered."""
+        return self._loop.run(self._inner.step(frame, capture_time_ns=capture_time_ns))
 
     def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
         """Send the next frame; returns its seq."""

@@ -139,12 +139,12 @@ def opened_from_proto(message: pb.Opened) -> Opened:
     )
 
 
-def result_from_proto(message: pb.Result, frame_seq: int, frame_index: int) -> Result:
+def result_from_proto(message: pb.Result, frame_seq: int, frame_index: int, capture_time_ns: int) -> Result:
     """Masks for one frame, by the caller's numbers, stamped with the time now; masks stay encoded."""
     return Result(
         frame_seq=frame_seq,
         frame_index=frame_index,
-        capture_time_ns=message.capture_time.ToNanoseconds(),
+        capture_time_ns=capture_time_ns,
         received_time_ns=time.time_ns(),
         objects=_objects(message.objects),
         timing=_timing(message.timing),

@@ -17,7 +17,7 @@ class _Absence:
 
 
 class ObjectStates:
-    """Counts absences; an object is present where its score (a logit) is above 0.
+    """Counts absences; an object is present where its score (a logit) is above 0 and its mask is not empty.
 
     Args:
         lost_after_frames: an object absent for more frames than this in a row is lost.
@@ -64,4 +64,4 @@ class ObjectStates:
 
 
 def _count(found: ObjectMask, before: int) -> int:
-    return 0 if found.object_score > 0 else before + 1
+    return 0 if found.object_score > 0 and found.mask.any() else before + 1

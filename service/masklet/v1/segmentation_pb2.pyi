@@ -704,7 +704,7 @@ class ObjectResult(_message.Message):
     area_px: _builtins.int
     """Pixels set in the mask."""
     object_score: _builtins.float
-    """Object score logit; above 0 the object is present."""
+    """Object score logit; above 0 the object is present, unless no pixel of it is set."""
     predicted_iou: _builtins.float
     """The model's own estimate of the mask's IoU, 0 to 1."""
     @_builtins.property
