@@ -1,6 +1,6 @@
 """`make bench-gpu`: our engine against `transformers` on a GPU, 1024 px, bfloat16, by streams and objects.
 
-Needs torch and masklet's sources only (`PYTHONPATH=service`); `transformers` and safetensors for the other side. Stops
+Needs torch, safetensors and masklet's sources (`PYTHONPATH=service`); `transformers` for the other side. Stops
 by itself at `--minutes` and writes what it has by then.
 """
 

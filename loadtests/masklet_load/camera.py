@@ -1,4 +1,12 @@
-"""One camera: frames at fixed times, come what may; over as many connections as that takes."""
+"""One camera: frames at fixed times, come what may; over as many connections as that takes.
+
+Frames are due from the planned start of the visit on. Those due before its first session is open are never sent and
+count as unsent, so that an outage at the opening shows. Two things are excused, and nothing is due meanwhile:
+
+- an opening that takes at most `OPENING_GRACE_S` seconds from the planned start, failed tries included, since every
+  connection takes its time; it shows in the times `opening` and `first_mask`. If it takes longer, all of it counts;
+- the pause after a refusal, since refusals are counted and judged by themselves. The grace begins anew after it.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +35,7 @@ from masklet_load.scenario import Scenario
 from masklet_load.schedule import Visit
 from masklet_load.tally import Tally
 
+OPENING_GRACE_S = 1.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 
 
@@ -59,7 +68,8 @@ class Camera:
         self._ledger = Ledger(tally, measure_from_s=run.scenario.warm_up_s)
         self._random = random.Random(f"{run.scenario.seed} {visit.number}")
         self._turn = visit.number  # which address is tried next
-        self._first_due_s: float | None = None
+        self._opened = False
+        self._wanted_s = visit.start_s  # since when the first session is waited for
         self._frame = 0
         self._token = b""
         self._going = self._closing = self._fresh = False
@@ -86,11 +96,16 @@ class Camera:
         """Count what is left."""
         now_s = self._run.now_s()
         self._ledger.session_lost(now_s)
-        if self._first_due_s is None:
+        if not self._opened:
             self._tally.sessions["never opened"] += 1
-            return
-        while (due_s := self._due_s(self._frame)) < self._visit.end_s:
-            self._ledger.unsent(due_s, now_s)
+        self._pass_over(self._visit.end_s, excused=False)
+
+    def _pass_over(self, until_s: float, *, excused: bool) -> None:
+        """Frames due before `until_s` are not going to be sent; those excused were not due."""
+        now_s = self._run.now_s()
+        while (due_s := self._due_s(self._frame)) < min(until_s, self._visit.end_s):
+            if not excused:
+                self._ledger.unsent(due_s, now_s)
             self._frame += 1
 
     async def _connect(self) -> Link | None:
@@ -128,23 +143,35 @@ class Camera:
         self._tally.sessions[kind] += 1
         self._token, self._server_seq, self._going = opened.resume_token, response.server_seq, False
         self._next_seq = opened.next_seq
-        if self._first_due_s is None:
-            self._first_due_s = now_s + self._visit.phase / self._run.scenario.rate_hz
+        self._answered_open(0.0)
+        self._opened = True
+
+    def _answered_open(self, wait_s: float) -> None:
+        """A server opened the first session, or refused it and is asked again in `wait_s`: what was due until then."""
+        if self._opened:
+            return
+        now_s = self._run.now_s()
+        self._pass_over(now_s, excused=now_s - self._wanted_s <= OPENING_GRACE_S)
+        self._wanted_s = now_s + wait_s
+        self._pass_over(self._wanted_s, excused=True)
 
     def _refused(self, error: MaskletError, pause_s: float) -> float | None:
         """Counts a refusal; how long to wait before the next try, None: there is none."""
         self._tally.reasons[f"open: {error.reason}"] += 1
+        wait_s = max(error.retry_after_s or 0.0, pause_s * self._random.uniform(0.5, 1.0))
         if isinstance(error, AdmissionRefused):
             self._tally.sessions["refused"] += 1
             if error.retry_after_s is not None:
                 self._tally.retry_after_s[error.retry_after_s] += 1
             if not self._run.scenario.retry_refused:
+                self._answered_open(math.inf)
                 return None
+            self._answered_open(wait_s)
         if self._token and isinstance(error, SessionError | AccessDenied):
             gone = isinstance(error, SessionExpired | SessionNotFound) and self._closing
             self._lose_session(count=not gone)
             return None if self._closing else 0.0
-        return max(error.retry_after_s or 0.0, pause_s * self._random.uniform(0.5, 1.0))
+        return wait_s
 
     def _lose_session(self, *, count: bool = True) -> None:
         self._token, self._server_seq = b"", 0
@@ -281,5 +308,5 @@ class Camera:
             self._lost_s = None
 
     def _due_s(self, frame: int) -> float:
-        """When frame `frame` is due, in seconds of the run; never, if no session was ever opened."""
-        return math.inf if self._first_due_s is None else self._first_due_s + frame / self._run.scenario.rate_hz
+        """When frame `frame` is due, in seconds of the run, whether there is a session or not."""
+        return self._visit.start_s + (self._visit.phase + frame) / self._run.scenario.rate_hz

@@ -31,8 +31,10 @@ class Scenario:
         spike_at_s: when they come.
         spike_s: how long they stay; 0: to the end.
         churn_per_s: cameras that leave per second, each at once replaced by a new one.
-        storm_every_s: connections are cut again and again with this pause; 0: never.
-        storm_share: share of the cameras whose connection is cut each time; they resume.
+        storm_every_s: connections are cut again and again with this pause, until `duration_s`; 0: never. A storm is
+            moved by up to a third of the pause so that it does not fall on cameras that come or go.
+        storm_share: share of the cameras then present whose connection is cut each time, rounded to whole cameras
+            and at least one; they resume. 0: none.
         kills: what else happens, each "SECONDS SIGNAL TARGET", "SECONDS start TARGET" or "SECONDS run COMMAND"; a
             target is "server", "triton" (those started by --start) or a process id.
         retry_refused: a refused camera comes again when RetryInfo says.
@@ -42,9 +44,9 @@ class Scenario:
             first use is not taken for a leak; 0: they do not, and what is left afterwards is not judged. Nor is
             it after kills.
         slo_ms: the SLO's p99 latency in milliseconds.
-        slo_bad_share: frames that may be dropped or go unanswered, as a share of those due.
+        slo_bad_share: frames that may be dropped or go unanswered or unsent, as a share of those due.
         lag_ms: the generator's own p99 lag in milliseconds above which a result is void.
-        seed: of the corrections.
+        seed: of the corrections, and of whose connection a storm cuts.
     """
 
     streams: int = 4

@@ -21,7 +21,7 @@ class Frames:
         answered: with a result.
         unanswered: the session or the time was over before an answer came.
         unaccounted: the server ended the stream in good order without having said what became of them.
-        unsent: due, but the camera had no session any more, or the server took nothing.
+        unsent: due, but the camera had no session yet or any more, or the server took nothing.
         surplus: answers for frames that nobody waited for: a second result, or a number never sent.
         dropped: reported by the server, by reason.
     """

@@ -11,10 +11,11 @@ from typing import Any
 
 from tests.elsewhere import elsewhere
 
+from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.fake import Cue, FakeBackend
 from masklet.config import Config, LimitsConfig, ServerConfig, SessionConfig
 from masklet.server.lifecycle import Server
-from masklet.types import StepRequest, StepResult
+from masklet.types import StepRequest, StepResult, TrackSettings
 from masklet_load.camera import Run
 from masklet_load.clip import load_clip
 from masklet_load.generate import Tallies, generate
@@ -25,11 +26,15 @@ LEAD_S = 0.05
 
 
 class Queueing(FakeBackend):
-    """Takes one step at a time, each at least so long: a server with a known capacity."""
+    """Takes one step at a time, each at least so long: a server with a known capacity. Opening takes its time, too."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, open_s: float) -> None:
         super().__init__()
-        self._turn, self._step_s = asyncio.Lock(), step_s
+        self._turn, self._step_s, self._open_s = asyncio.Lock(), step_s, open_s
+
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
+        await asyncio.sleep(self._open_s)
+        await super().open(session_id, settings, epoch=epoch)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         async with self._turn:
@@ -53,14 +58,16 @@ class Service:
 
 
 @contextmanager
-def service(script: Sequence[Cue] = (), *, step_s: float = 0.0, **limits: int) -> Iterator[Service]:
+def service(
+    script: Sequence[Cue] = (), *, step_s: float = 0.0, open_s: float = 0.0, **limits: int
+) -> Iterator[Service]:
     """One that runs until the block is left."""
     config = Config(
         server=ServerConfig(port=0, metrics_port=0, backend="fake", drain_timeout_s=2.0),
         limits=LimitsConfig(**limits),
         session=SessionConfig(resume_ttl_s=10.0),
     )
-    backend = Queueing(step_s) if step_s else FakeBackend(script)
+    backend = Queueing(step_s, open_s) if step_s or open_s else FakeBackend(script)
     with elsewhere(Server(config, backend=backend)) as (server, loop):
         yield Service(server, loop)
 

@@ -2,10 +2,16 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from tests.loadtests.conftest import load, scenario, service
 
 from masklet.backends.fake import Delay, Hold
+from masklet.errors import AdmissionRefused, BackendUnavailable
+from masklet.v1 import segmentation_pb2 as pb
+from masklet_load.link import Link
+from masklet_load.run import summaries
 from masklet_load.tally import Frames, Tally
+from masklet_load.verdict import MET, judge
 
 
 def accounted(frames: Frames) -> int:
@@ -16,7 +22,7 @@ async def test_every_frame_is_due_at_its_rate_and_answered() -> None:
     with service() as served:
         base = (await load(scenario(), served.address))["base"]
     frames = base.measured
-    assert 0 < frames.due <= 40  # from `opened` on
+    assert 0 < frames.due <= 40
     assert (frames.sent, frames.answered, len(base.latency), frames.surplus) == (frames.due, frames.due, frames.due, 0)
     assert (base.sessions["opened"], base.sessions["closed"]) == (2, 2)
 
@@ -72,6 +78,47 @@ async def test_refused_cameras_are_counted_with_what_they_were_told_to_wait() ->
     assert base.measured.answered == base.measured.due > 0
     assert (spike.sessions["refused"], spike.sessions["never opened"]) == (1, 1)
     assert (dict(spike.retry_after_s), spike.reasons["open: ADMISSION_REFUSED"]) == ({1.0: 1}, 1)
+    assert spike.measured.due == 0  # it was told not to come
+
+
+async def test_frames_due_during_an_outage_at_the_opening_are_unsent() -> None:
+    wanted = scenario(streams=1, duration_s=3.0, slo_ms=60_000.0)
+    with service(open_s=1.5) as served:
+        tallies = await load(wanted, served.address)
+    frames = tallies["base"].measured
+    assert (frames.due, frames.answered) == (60, frames.sent)
+    assert frames.unsent >= 30
+    assert tallies["base"].latency.quantile_ms(100) > 1400  # they waited in vain
+    why = judge(summaries(tallies, wanted)["all"], wanted).why
+    assert len(why) == 1
+    assert "of the frames had no result" in why[0]
+
+
+async def test_an_opening_within_the_grace_is_excused() -> None:
+    wanted = scenario(streams=1, duration_s=2.0, slo_ms=450.0)
+    with service(open_s=0.5) as served:
+        tallies = await load(wanted, served.address)
+    frames = tallies["base"].measured
+    assert (frames.unsent, frames.answered) == (0, frames.due)
+    assert 0 < frames.due <= 30
+    assert judge(summaries(tallies, wanted)["all"], wanted).outcome == MET
+
+
+async def test_all_frames_of_a_camera_that_never_finds_a_server_are_unsent() -> None:
+    base = (await load(scenario(streams=1), "127.0.0.1:1"))["base"]
+    assert (base.measured.due, base.measured.unsent, base.sessions["never opened"]) == (20, 20, 1)
+
+
+async def test_a_refusal_excuses_its_pause_but_no_outage_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = [AdmissionRefused("full", retry_after_s=0.5)]
+
+    async def answer(link: Link, wanted: pb.Open) -> pb.TrackResponse:
+        raise refusals.pop() if refusals else BackendUnavailable("gone")
+
+    monkeypatch.setattr(Link, "open", answer)
+    frames = (await load(scenario(streams=1, duration_s=2.0), "127.0.0.1:1"))["base"].measured
+    assert frames.unsent == frames.due
+    assert 20 <= frames.due <= 30
 
 
 async def test_cut_connections_are_resumed_and_no_frame_is_lost() -> None:
