@@ -1,6 +1,6 @@
-# Needs Python 3.11 or newer (with venv), make and a C compiler. Name another interpreter with `make PYTHON=...`.
+# Needs Python 3.11 to 3.13 (with venv), make and a C compiler. Name another interpreter with `make PYTHON=...`.
 find_python = for p in python3 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+  $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(find_python))
 GPU_PYTHON ?= python3
 BIN := .venv/bin
@@ -19,7 +19,7 @@ setup: $(READY)  ## create .venv and install masklet into it
 	@echo ".venv is ready; the commands are $(BIN)/masklet and $(BIN)/masklet-client."
 
 $(READY): pyproject.toml constraints.txt
-	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with venv found: make PYTHON=..." >&2; exit 1; }
+	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,kubernetes,load,tracing,dev]'
@@ -30,7 +30,9 @@ demo: $(READY)  ## track an object through a small video, end to end
 	$(BIN)/masklet demo
 
 serve-triton: $(READY)  ## a Triton and the service in front of it; options of the service with ARGS=...
-	$(BIN)/masklet triton & trap "kill $$!; wait" EXIT; $(BIN)/masklet serve --backend triton --triton.connect_timeout_s 300 $(ARGS)
+	@trap 'kill $$T $$S 2>/dev/null; wait' EXIT; trap 'exit 143' TERM HUP; trap 'exit 130' INT; \
+	$(BIN)/masklet triton & T=$$!; \
+	$(BIN)/masklet serve --backend triton --triton.connect_timeout_s 300 $(ARGS) & S=$$!; wait $$S
 
 test: $(READY)  ## run all tests; pass options with ARGS=...
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
@@ -58,7 +60,7 @@ load: $(READY)  ## load a service and report latency, drops, capacity; options w
 bench-triton: $(READY)  ## measure Triton beside the embedded engine on the CPU
 	$(PY) loadtests/bench_triton.py $(ARGS)
 
-bench-gpu:  ## measure on a GPU, with GPU_PYTHON (needs torch, no .venv)
+bench-gpu:  ## measure on a GPU, with GPU_PYTHON (needs torch and safetensors, no .venv)
 	PYTHONPATH=service $(GPU_PYTHON) loadtests/bench_gpu.py $(ARGS)
 
 proto: $(READY)  ## regenerate service/masklet/v1 from protos/

@@ -159,6 +159,7 @@ def test_the_model_remembers_longer_than_a_client_may_be_away(front_config, trit
 def test_a_front_s_budgets_fit_its_memory(overlay, front_config):
     routing, session = front_config.routing, front_config.session
     newest = 3 * 1920 * 1080 + front_config.limits.max_mask_pixels  # to go on from when all else is gone
-    sessions = (session.ring_bytes + newest) * front_config.limits.max_sessions
+    resumed = front_config.limits.max_sessions  # all of the other of two fronts, which is gone: resuming asks no limit
+    sessions = (session.ring_bytes + newest) * (front_config.limits.max_sessions + resumed)
     needed = routing.checkpoint_bytes + routing.replay_bytes + sessions + EMPTY_FRONT_BYTES
     assert in_bytes(container(overlay, FRONT)["resources"]["limits"]["memory"]) > needed
