@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import urllib.request
@@ -129,6 +130,22 @@ async def test_frames_go_raw_where_memory_is_not_shared(backend, tmp_path, monke
     async with TritonBackend(running_triton().endpoint) as other:
         assert numbers(await three_frames(other, "raw")) == shared
         assert not list(tmp_path.iterdir())
+
+
+async def test_a_moment_without_room_for_frames_is_over_when_it_is_over(monkeypatch, caplog):
+    async with TritonBackend(running_triton().endpoint, transport="shm") as backend:
+        reference = numbers(await three_frames(backend, "plenty"))
+        backend._slots.close()
+        with monkeypatch.context() as full:
+            full.setattr(os, "posix_fallocate", _no_room)
+            assert numbers(await three_frames(backend, "none")) == reference
+        assert caplog.text.count("sending it raw") == 1 and not backend._slots._free
+        assert numbers(await three_frames(backend, "again")) == reference
+        assert backend._slots._free
+
+
+def _no_room(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no room")
 
 
 async def test_memory_that_must_be_shared_but_is_not_is_an_error(tmp_path, monkeypatch):

@@ -99,6 +99,16 @@ def test_slots_are_used_again_and_grow(memory):
     assert names(memory) == []
 
 
+def test_the_slot_that_fits_best_is_lent(memory):
+    pool = SlotPool()
+    with pool.lent(1_000_000) as large, pool.lent(5000) as small, pool.lent(9000) as middle:
+        pass
+    with pool.lent(4000) as first, pool.lent(8193) as second, pool.lent(10) as third:
+        assert (first.name, second.name, third.name) == (small.name, middle.name, large.name)
+    assert len(names(memory)) == 3
+    pool.close()
+
+
 def test_a_slot_is_given_up_after_an_error(memory):
     pool = SlotPool()
     with pytest.raises(ValueError, match="broken"), pool.lent(10):

@@ -7,7 +7,11 @@ import importlib.util
 import os
 import signal
 import socket
+import subprocess
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,15 +136,86 @@ def test_a_server_that_is_never_ready_is_unavailable_and_stopped(tmp_path):
     assert server.process.returncode == -signal.SIGTERM
 
 
-def test_a_server_that_does_not_stop_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(triton_server, "_KILL_AFTER_S", 0.3)
+@contextmanager
+def stubborn(tmp_path: Path) -> Iterator[TritonServer]:
+    """One that does not end when told to, and is granted no time for it."""
     binary = install(tmp_path / "triton")
     binary.write_text("#!/bin/sh\ntrap '' TERM\necho up\nwhile :; do sleep 0.1; done\n")
     asked = TritonOptions(log=tmp_path / "log", exit_timeout_s=0)
     with TritonServer(asked, Installation(binary, binary.parent)) as server:
         while "up" not in (tmp_path / "log").read_text():
             assert server.process.poll() is None
+        yield server
+
+
+def test_a_server_that_does_not_stop_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_server, "_KILL_AFTER_S", 0.3)
+    with stubborn(tmp_path) as server:
+        pass
     assert server.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda server: server.wait(), lambda server: server.wait_ready(60)], ids=["ready", "loading"]
+)
+def test_one_told_to_end_that_does_not_is_late_and_killed_without_waiting_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wait: Callable[[TritonServer], object]
+) -> None:
+    monkeypatch.setattr(triton_server, "_KILL_AFTER_S", 3.0)
+    with stubborn(tmp_path) as server:
+        told_s = time.monotonic()
+        server.signal(signal.SIGTERM)
+        with pytest.raises(BackendUnavailable, match=r"not ended within 3 s of SIGTERM"):
+            wait(server)
+        late_s = time.monotonic()
+    assert server.process.returncode == -signal.SIGKILL
+    assert late_s - told_s >= 3.0
+    assert time.monotonic() - late_s < 2.0
+
+
+@contextmanager
+def without_model(tmp_path: Path, program: str, *looks: int) -> Iterator[TritonServer]:
+    """A server that runs `program`, and whose looks have these statuses; the last goes on."""
+    statuses = list(looks)
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.pop(0) if len(statuses) > 1 else statuses[0])
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    binary = install(tmp_path / "triton")
+    binary.write_text(f"#!/bin/sh\nexec {program}\n")
+    with http.server.HTTPServer(("127.0.0.1", 0), Health) as health:
+        threading.Thread(target=health.serve_forever, args=(0.05,), daemon=True).start()
+        asked = TritonOptions(http_port=health.server_port, log=tmp_path / "log", exit_timeout_s=1)
+        with TritonServer(asked, Installation(binary, binary.parent)) as server:
+            yield server
+        health.shutdown()
+
+
+def dead() -> int:
+    """The process id of one that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_server_whose_model_died_is_ended_even_if_the_first_looks_fail(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_server, "_LOOK_S", 0.05)
+    with without_model(tmp_path, "sleep 60", 503, 503, 200) as server:
+        server._watch(dead())
+        assert server.process.wait(10) == -signal.SIGKILL
+        assert server.model_died
+
+
+def test_a_server_that_is_not_ready_any_more_ends_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_server, "_LOOK_S", 0.05)
+    with without_model(tmp_path, "sleep 1", 503) as server:
+        server._watch(dead())
+        assert (server.process.returncode, server.model_died) == (0, False)
 
 
 def test_for_a_gpu_the_repository_says_so():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.backends.test_triton_server import install
 from tests.backends.triton_process import CONFIG
 from tests.cli.test_serve import Served
 
@@ -97,6 +98,36 @@ def test_it_ends_when_its_model_s_process_has(tmp_path):
         os.kill(model, signal.SIGKILL)
         assert process.wait(10) == 2
         assert "the model's process has ended" in process.stderr.read()
+
+
+_STUBBORN = f"""#!{sys.executable}
+import http.server, signal, sys
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.alarm(40)
+(port,) = (int(word.split("=")[1]) for word in sys.argv if word.startswith("--http-port="))
+http.server.HTTPServer(("127.0.0.1", port), Ready).serve_forever()
+"""
+
+
+@pytest.mark.slow
+def test_a_triton_that_does_not_end_when_told_is_killed(tmp_path, monkeypatch):
+    binary = install(tmp_path / "triton")
+    binary.write_text(_STUBBORN)
+    monkeypatch.setenv("PATH", f"{binary.parent}:{os.environ['PATH']}")
+    with triton(tmp_path, "--exit-timeout=0") as process:
+        assert process.stdout and process.stderr
+        assert process.stdout.readline().startswith("triton ready")
+        (server,) = descendants(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 2
+        assert process.stderr.read() == "error: Triton has not ended within 5 s of SIGTERM and is killed\n"
+        assert not Path(f"/proc/{server}").exists()
 
 
 def descendants(pid: int) -> list[int]:

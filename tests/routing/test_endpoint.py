@@ -314,6 +314,46 @@ def test_one_that_says_nonsense_when_asked_is_not_given_up(monkeypatch):
     simulate(scenario())
 
 
+async def surprise(_: Client) -> bool:
+    raise RuntimeError("noise")
+
+
+def test_one_that_breaks_unexpectedly_is_ejected_and_started_anew(monkeypatch, caplog):
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            await backend.step("s", request(1, click()))
+            with monkeypatch.context() as patched:
+                patched.setattr(Client, "is_ready", surprise)
+                await asyncio.sleep(1)
+                assert states(farm) == {"ejected": 1}
+                assert "a:1 is ejected (a:1: RuntimeError: noise)" in backend._fleet.why()
+                await asyncio.sleep(20)
+                assert sum(states(farm).values()) == 1
+            await asyncio.sleep(5)
+            assert states(farm) == {"healthy": 1}
+            assert (await backend.step("s", request(2))).recovered is not None
+            assert farm["a:1"].connections == 1
+
+    simulate(scenario())
+    broken = [one for one in caplog.records if one.message == "endpoint has broken and is started anew"]
+    assert 3 <= len(broken) <= 15, "there is no pause"
+
+
+def test_one_that_breaks_and_is_not_named_any_more_is_forgotten(monkeypatch):
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(Leaver()):
+            monkeypatch.setattr(Client, "is_ready", surprise)
+            await asyncio.sleep(5)
+            assert sum(states(farm).values()) == 1
+            await asyncio.sleep(20)
+            assert states(farm) == {}
+
+    simulate(scenario())
+
+
 def test_a_dead_model_is_noticed_without_any_session():
     async def scenario():
         farm = Farm("a:1", "b:1")
@@ -323,6 +363,15 @@ def test_a_dead_model_is_noticed_without_any_session():
             assert states(farm)["healthy"] == 1
 
     simulate(scenario())
+
+
+class Leaver:
+    """Names an address, not any more after 10 s."""
+
+    async def watch(self) -> AsyncIterator[Found]:
+        yield {"a:1": Standing.WANTED}
+        await asyncio.sleep(10)
+        yield {}
 
 
 class Flicker:

@@ -64,7 +64,7 @@ async def test_a_client_is_told_once_and_its_masks_go_on(farm, server):
     found = results + talk_on
     assert [result.objects[0].mask for result in found] == [result.objects[0].mask for result in expected]
     assert [result.recovered for result in found] == [0, 0, 0, pb.STATE_ORIGIN_RESTORED, 0, 0]
-    told = result_from_proto(found[3], 4, 3)
+    told = result_from_proto(found[3], 4, 3, 0)
     assert told.recovered is StateOrigin.RESTORED
     assert 0 < told.recovery_s < 20
 

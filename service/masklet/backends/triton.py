@@ -78,6 +78,7 @@ class TritonBackend:
         self._sending: set[asyncio.Future[Any]] = set()
         self._slots = SlotPool()
         self._frames_shared = False
+        self._out_of_slots = False
 
     async def __aenter__(self) -> Self:
         """Wait for the model. Raises BackendUnavailable, or ConfigError if frames cannot be shared but must be."""
@@ -302,10 +303,13 @@ class TritonBackend:
             return await asyncio.to_thread(as_jpeg, image)
         if self._frames_shared:
             try:
-                return as_shared(image, stack.enter_context(self._slots.lent(image.nbytes)))
+                sent = as_shared(image, stack.enter_context(self._slots.lent(image.nbytes)))
+                self._out_of_slots = False
+                return sent
             except OSError as error:
-                self._frames_shared = False
-                _LOG.warning("no shared memory for a frame of %d bytes, sending raw: %s", image.nbytes, error)
+                if not self._out_of_slots:  # said once each time it is full
+                    _LOG.warning("no shared memory for a frame of %d bytes, sending it raw: %s", image.nbytes, error)
+                self._out_of_slots = True
         return as_raw(image)
 
     def _slot(self, byte_count: int) -> SharedSlot | None:

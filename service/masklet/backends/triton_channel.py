@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,14 +73,15 @@ class TritonChannel:
             await asyncio.sleep(_RETRY_S)
 
     async def is_ready(self) -> bool:
-        """Whether it takes new sequences; one that drains does not. Raises BackendUnavailable if it does not answer."""
+        """Whether it takes new sequences; one that drains does not. Raises BackendUnavailable if it does not say."""
         self.check()
         try:
-            return bool(await self._client.is_server_ready(client_timeout=_HEALTH_TIMEOUT_S))
+            with self._while_open():
+                return bool(await self._client.is_server_ready(client_timeout=_HEALTH_TIMEOUT_S))
         except InferenceServerException as error:
             if _EXITING in str(error.message()):
                 return False
-            raise _translated(error, self._endpoint) from error
+            raise BackendUnavailable(_text(error, self._endpoint)) from error
 
     def age_s(self) -> float:
         """How long ago the newest answer came, seconds."""
@@ -103,19 +106,27 @@ class TritonChannel:
         asking = object()
         self._asked_s[asking] = time.monotonic()
         try:
-            reply = await self._client.infer(
-                MODEL, [tensor], sequence_id=sequence_id, sequence_start=start, sequence_end=end
-            )
+            with self._while_open():
+                reply = await self._client.infer(
+                    MODEL, [tensor], sequence_id=sequence_id, sequence_start=start, sequence_end=end
+                )
             self._answered_s = time.monotonic()
         except InferenceServerException as error:
             raise _translated(error, self._endpoint) from error
-        except asyncio.CancelledError:
-            if self._client is not None:
-                raise
-            raise BackendUnavailable(f"the connection to Triton at {self._endpoint} was closed") from None
         finally:
             del self._asked_s[asking]
         return Answer.from_bytes(_content(reply.get_response()))
+
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """A call that the library cancels because the connection was closed raises BackendUnavailable."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._client is not None or (task is not None and task.cancelling()):
+                raise
+            raise BackendUnavailable(f"the connection to Triton at {self._endpoint} was closed") from None
 
 
 def _tensor(call: Call) -> InferInput:
@@ -136,11 +147,17 @@ def _content(response: Any) -> bytes:
 
 def _translated(error: InferenceServerException, endpoint: str) -> Exception:
     """Triton's own errors, which are not the model's."""
-    status = str(error.status()).removeprefix("StatusCode.")
     message = str(error.message())
     if "must specify the START flag" in message:
         return SequenceNotStarted(message)
-    text = f"Triton at {endpoint} failed: {status}: {message[:300]}"
-    if status in _GONE or any(word in message for word in _GONE_WORDS):
-        return BackendUnavailable(text)
-    return BackendError(text)
+    if _status(error) in _GONE or any(word in message for word in _GONE_WORDS):
+        return BackendUnavailable(_text(error, endpoint))
+    return BackendError(_text(error, endpoint))
+
+
+def _status(error: InferenceServerException) -> str:
+    return str(error.status()).removeprefix("StatusCode.")
+
+
+def _text(error: InferenceServerException, endpoint: str) -> str:
+    return f"Triton at {endpoint} failed: {_status(error)}: {str(error.message())[:300]}"

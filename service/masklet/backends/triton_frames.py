@@ -74,17 +74,28 @@ class SlotPool:
 
     @contextlib.contextmanager
     def lent(self, byte_count: int) -> Iterator[SharedSlot]:
-        """A slot of at least that many bytes; after an error nobody knows who still reads it, so it is given up."""
-        slot = self._free.pop() if self._free else SharedSlot(byte_count)
-        if slot.byte_count < byte_count:
-            slot.close()
-            slot = SharedSlot(byte_count)
+        """A slot of at least that many bytes; after an error nobody knows who still reads it, so it is given up.
+
+        Raises:
+            OSError: there is no room for one now.
+        """
+        slot = self._fitting(byte_count) or SharedSlot(byte_count)
         try:
             yield slot
         except BaseException:
             slot.close()
             raise
         self._free.append(slot)
+
+    def _fitting(self, byte_count: int) -> SharedSlot | None:
+        """The smallest one that is large enough; if all are too small, one of them makes room."""
+        self._free.sort(key=lambda slot: slot.byte_count)
+        for place, slot in enumerate(self._free):
+            if slot.byte_count >= byte_count:
+                return self._free.pop(place)
+        if self._free:
+            self._free.pop().close()
+        return None
 
     def close(self) -> None:
         """Give all memory back."""

@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib.util
 import logging
+import math
 import os
 import re
 import select
@@ -42,6 +43,7 @@ _STUB = "triton_python_backend_stub"
 _EXECUTABLE = 0o755
 _REGION = "/dev/shm/triton_python_backend_shm_region_"
 _POLL_S = 0.1
+_LOOK_S = 1.0
 _KILL_AFTER_S = 5.0  # beyond the time granted for open sequences
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy comes between the two
@@ -187,6 +189,7 @@ class TritonServer:
         self.grpc_port, self.http_port, self.metrics_port = options.grpc_port, options.http_port, options.metrics_port
         self._process: subprocess.Popen[bytes] | None = None
         self._regions: set[Path] = set()
+        self._due_s = math.inf
         self.model_died = False
         self._watching = False
         self._stack = contextlib.ExitStack()
@@ -207,10 +210,10 @@ class TritonServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it: SIGTERM, and SIGKILL if that does not help."""
+        """Stop it: SIGTERM, and SIGKILL if that does not help in time, counted from the first SIGTERM."""
         self.signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(self._options.exit_timeout_s + _KILL_AFTER_S)
+            self.process.wait(max(0.0, self._due_s - time.monotonic()))
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -231,6 +234,9 @@ class TritonServer:
 
     def signal(self, number: int) -> None:
         """Pass a signal on; a process that has ended gets none."""
+        if number == signal.SIGTERM:
+            limit_s = self._options.exit_timeout_s + _KILL_AFTER_S
+            self._due_s = min(self._due_s, time.monotonic() + limit_s)
         if self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -243,14 +249,22 @@ class TritonServer:
         except OSError:
             return False
 
+    def wait(self) -> int:
+        """Until it ends; its exit status. Raises BackendUnavailable if it is late after SIGTERM; leaving kills it."""
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self.process.wait(_LOOK_S)
+            self._check_due()
+
     def wait_ready(self, timeout_s: float) -> None:
-        """Raises BackendUnavailable if the process ends, or is not ready in time."""
+        """Raises BackendUnavailable if the process ends, is not ready in time, or is late after SIGTERM."""
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             if (status := self.process.poll()) is not None:
                 raise BackendUnavailable(f"Triton ended with status {status} before it was ready{self._last_words()}")
             if time.monotonic() > deadline:
                 raise BackendUnavailable(f"Triton was not ready within {timeout_s:g} s{self._last_words()}")
+            self._check_due()
             time.sleep(_POLL_S)
         self._regions = _shared_regions(self.process.pid)
         if not self._watching:
@@ -258,17 +272,24 @@ class TritonServer:
             for pid in _models_of(self.process.pid):
                 threading.Thread(target=self._watch, args=(pid,), name="masklet-triton-model", daemon=True).start()
 
+    def _check_due(self) -> None:
+        if time.monotonic() > self._due_s:
+            limit_s = self._options.exit_timeout_s + _KILL_AFTER_S
+            raise BackendUnavailable(f"Triton has not ended within {limit_s:g} s of SIGTERM and is killed")
+
     def _watch(self, pid: int) -> None:
-        """Until a model's process ends; then ends the server, unless it knows about that.
+        """Until a model's process ends; then ends the server as soon as it says that it is ready all the same.
 
         It would stay up, say that it is well, and take a second to find out at each request. Whoever started it is to
-        start it again.
+        start it again. One that drains is not ready, and ends by itself.
         """
         with contextlib.suppress(ProcessLookupError):
             descriptor = os.pidfd_open(pid)
             select.select([descriptor], [], [])
             os.close(descriptor)
-        if self.process.poll() is None and self.is_ready():
+        while self.process.poll() is None and not self.is_ready():
+            time.sleep(_LOOK_S)
+        if self.process.poll() is None:
             _LOG.error("the model's process has died, Triton is ended", extra={"endpoint": self.endpoint, "pid": pid})
             self.model_died = True
             self.process.kill()

@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _wait(server: TritonServer, told: threading.Event) -> int:
-    """Until Triton ends; its exit status. Raises BackendUnavailable if the process of the model dies."""
-    status = server.process.wait()
+    """Until Triton ends; its exit status. Raises BackendUnavailable if its model dies, or it does not end in time."""
+    status = server.wait()
     if server.model_died and not told.is_set():
         raise BackendUnavailable("the model's process has ended, and Triton does not start it again")
     return status

@@ -109,7 +109,10 @@ class Endpoint:
                 await asyncio.shield(self._closed(backend, session_id))
 
     async def run(self) -> None:
-        """Connects and watches, again and again, until retired and empty, or cancelled."""
+        """Connects and watches, again and again, until retired and empty, or cancelled.
+
+        Any error is unexpected; the endpoint is ejected then, and may be run again.
+        """
         pause_s = self._settings.retry_min_s
         try:
             while not self.is_retired:
@@ -120,6 +123,9 @@ class Endpoint:
                     self._leave(link)
                 await self._pause(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, self._settings.retry_max_s)
+        except Exception as error:
+            self._break(error)
+            raise
         finally:
             if self.link is not None:
                 self._leave(self.link)
@@ -155,7 +161,7 @@ class Endpoint:
             return self._too_slow(self._settings.canary_timeout_s)
         except Exception as error:  # one endpoint's surprise must not end the search for it
             _LOG.exception("endpoint failed", extra={"endpoint": self.address})
-            return BackendUnavailable(f"{self.address}: {type(error).__name__}: {error}")
+            return self._surprise(error)
         return None
 
     async def _try(self, link: Link) -> None:
@@ -270,6 +276,13 @@ class Endpoint:
         except MaskletError as error:
             _LOG.warning("endpoint does not say what it holds", extra={"endpoint": self.address, "why": str(error)})
 
+    def _break(self, error: Exception) -> None:
+        """After something unexpected: whatever link there is has failed."""
+        surprise = self._surprise(error)
+        if self.link is not None:
+            self.link.fail(str(surprise))
+        self._refuse(surprise)
+
     def _leave(self, link: Link) -> None:
         """Frees the connection in the background: it may take seconds if the other side is gone."""
         if not link.is_alive:
@@ -299,6 +312,9 @@ class Endpoint:
                 self.away_since_s = asyncio.get_running_loop().time()
             self.state = state
         self._changed()
+
+    def _surprise(self, error: Exception) -> BackendUnavailable:
+        return BackendUnavailable(f"{self.address}: {type(error).__name__}: {error}")
 
     def _too_slow(self, timeout_s: float) -> BackendUnavailable:
         return BackendUnavailable(f"{self.address} did not answer within {timeout_s:g} s")

@@ -243,14 +243,19 @@ class Fleet:
 
     async def _run(self, endpoint: Endpoint) -> None:
         try:
-            await endpoint.run()
-            while not endpoint.is_retired:  # named again while it was being left
-                await endpoint.run()
-        except Exception:
-            _LOG.exception("endpoint given up", extra={"endpoint": endpoint.address})
+            while not endpoint.is_retired:  # it may be named again while it is being left
+                await self._run_once(endpoint)
         finally:
             del self._endpoints[endpoint.address], self._running[endpoint.address]
             self.touch()
+
+    async def _run_once(self, endpoint: Endpoint) -> None:
+        """Until it is retired, or has broken for a reason nobody thought of: discovery may never name it again."""
+        try:
+            await endpoint.run()
+        except Exception:
+            _LOG.exception("endpoint has broken and is started anew", extra={"endpoint": endpoint.address})
+            await asyncio.sleep(self._settings.retry_max_s)
 
     def _capacity(self, link: Link) -> float:
         return usable_capacity(self._settings, link.backend.measured_capacity)
