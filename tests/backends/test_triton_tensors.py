@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from masklet.backends.triton_tensors import PROTOCOL_VERSION, Fields, pack, padded, unpack
+from masklet.backends.triton_tensors import PROTOCOL_VERSION, Fields, pack, unpack
 from masklet.errors import BackendError
 from masklet.types import Profile
 
@@ -31,7 +31,7 @@ def header(*arrays: object, **changes: object) -> dict[str, object]:
 
 @given(st.dictionaries(st.text(), ARRAYS, max_size=3), FIELDS)
 def test_what_is_packed_is_unpacked(arrays, fields):
-    found_fields, found = unpack(padded(pack(fields, arrays)))
+    found_fields, found = unpack(pack(fields, arrays, padded=True))
     assert found_fields._values == fields
     assert list(found) == list(arrays)
     for name, array in arrays.items():
@@ -40,10 +40,13 @@ def test_what_is_packed_is_unpacked(arrays, fields):
 
 
 @pytest.mark.parametrize(
-    ("size", "becomes"), [(17, 1024), (1024, 1024), (1025, 2048), (2**20, 2**20), (2**20 + 1, 2**21)]
+    ("size", "becomes"), [(100, 1024), (1024, 1024), (1025, 2048), (2**20, 2**20), (2**20 + 1, 2**21)]
 )
 def test_calls_come_in_few_lengths(size, becomes):
-    assert len(padded(b"x" * size)) == becomes
+    fields = {"text": "x" * (size - len(pack({"text": ""})))}
+    plain = pack(fields)
+    assert len(plain) == size
+    assert pack(fields, padded=True) == plain.ljust(becomes, b"\0")
 
 
 @given(st.binary(max_size=200))

@@ -20,6 +20,7 @@ from masklet.errors import BackendError, BackendUnavailable
 _KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
 _RETRY_S = 0.2
 _HEALTH_TIMEOUT_S = 5.0
+_LARGE_ANSWER = 1 << 20  # bytes; taken apart beside the event loop
 _EXITING = "Server exiting"  # what health calls say after SIGTERM, while sequences are still served
 _GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 _GONE_WORDS = ("not healthy", "unknown model", "not ready", "no available versions", "not found")
@@ -101,7 +102,8 @@ class TritonChannel:
             BackendError: it answered with something else.
         """
         self.check()
-        tensor = await asyncio.to_thread(_tensor, call) if call.frame and not call.frame.shared else _tensor(call)
+        is_large = bool(call.state) or bool(call.frame and not call.frame.shared)
+        tensor = await asyncio.to_thread(_tensor, call) if is_large else _tensor(call)
         self.check()  # it may have been closed meanwhile
         asking = object()
         self._asked_s[asking] = time.monotonic()
@@ -115,7 +117,10 @@ class TritonChannel:
             raise _translated(error, self._endpoint) from error
         finally:
             del self._asked_s[asking]
-        return Answer.from_bytes(_content(reply.get_response()))
+        content = _content(reply.get_response())
+        if len(content) > _LARGE_ANSWER:
+            return await asyncio.to_thread(Answer.from_bytes, content)
+        return Answer.from_bytes(content)
 
     @contextmanager
     def _while_open(self) -> Iterator[None]:

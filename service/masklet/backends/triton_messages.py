@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, padded, unpack
+from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, unpack
 from masklet.errors import BackendError, MaskletError, error_classes
 from masklet.types import (
     BackendStats,
@@ -87,7 +87,7 @@ class Call:
             arrays["state"] = np.frombuffer(self.state, np.uint8)
         if self.probe:
             fields["probe"] = self.probe
-        return padded(pack(fields, arrays))
+        return pack(fields, arrays, padded=True)
 
     @classmethod
     def from_bytes(cls, envelope: bytes | memoryview) -> Call:

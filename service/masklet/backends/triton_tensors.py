@@ -70,25 +70,31 @@ class Operation(StrEnum):
     STAT = "stat"
 
 
-def pack(fields: Mapping[str, object], arrays: Mapping[str, AnyArray] | None = None) -> bytes:
-    """One envelope. Arrays are float32, int32, uint8 or bool."""
+def pack(fields: Mapping[str, object], arrays: Mapping[str, AnyArray] | None = None, *, padded: bool = False) -> bytes:
+    """One envelope. Arrays are float32, int32, uint8 or bool.
+
+    Args:
+        fields: anything that JSON holds.
+        arrays: by name.
+        padded: bring it to one of few lengths, as calls are: a power of two from 1 KiB to 1 MiB, or whole MiB.
+    """
     described, blobs = [], []
     for name, array in (arrays or {}).items():
         kind = array.dtype.name
         described.append([name, kind, list(array.shape)])
-        blobs.append(np.packbits(array).tobytes() if kind == _BITS else array.astype(_TYPES[kind]).tobytes())
+        stored = np.packbits(array) if kind == _BITS else np.ascontiguousarray(array, _TYPES[kind])
+        blobs.append(stored.reshape(-1).view(np.uint8).data)  # joined without a copy in between: states are large
     header = {"version": PROTOCOL_VERSION, "fields": fields, "arrays": described}
     text = json.dumps(header, separators=(",", ":")).encode()
     total = _START.size + len(text) + sum(map(len, blobs))
-    return b"".join([_START.pack(_MAGIC, len(text), total), text, *blobs])
+    padding = bytes(_padded_bytes(total) - total) if padded else b""
+    return b"".join([_START.pack(_MAGIC, len(text), total), text, *blobs, padding])
 
 
-def padded(envelope: bytes) -> bytes:
-    """The envelope of a call, brought to one of few lengths: a power of two from 1 KiB to 1 MiB, or whole MiB."""
-    size = len(envelope)
+def _padded_bytes(size: int) -> int:
     if size <= _LARGE_CALL:
-        return envelope.ljust(max(_SMALLEST_CALL, 1 << (size - 1).bit_length()), b"\0")
-    return envelope.ljust(-(-size // _LARGE_CALL) * _LARGE_CALL, b"\0")
+        return max(_SMALLEST_CALL, 1 << (size - 1).bit_length())
+    return -(-size // _LARGE_CALL) * _LARGE_CALL
 
 
 def unpack(envelope: bytes | memoryview) -> tuple[Fields, dict[str, AnyArray]]:
