@@ -209,7 +209,7 @@ class ObjectMask:
 class StepResult:
     """The answer to one `StepRequest`: one entry per object, by rising object id.
 
-    After a correction (`image` None) only the corrected objects are listed.
+    After a correction (`image` None) only the corrected objects are listed, and in `vos` those whose masks it changes.
 
     Attributes:
         frame_seq: of the request.

@@ -107,8 +107,17 @@ def test_those_who_were_admitted_before_are_let_in_and_count() -> None:
     for number in range(8):
         admission.take(str(number), at(2.0))
     assert admission.load == 16.0
-    with pytest.raises(OverCapacity, match=r"^2.0 objects x frames/s more are asked for; 16.0 of 10.0 are taken$"):
+    with pytest.raises(OverCapacity, match=r"^2.0 objects x frames/s more are asked for; 16.0 of 10.0 are taken\. Come"):
         admission.admit("new", TrackSettings())
+
+
+@pytest.mark.parametrize(("objects", "load"), [(0, 2.0), (1, 2.0), (4, 8.0)])
+def test_those_who_were_admitted_elsewhere_count_with_all_their_objects(objects: int, load: float) -> None:
+    admission = Admission(TEN, clock=Clock())
+    admission.take("one", at(2.0), objects)
+    assert admission.load == load
+    admission.take("one", at(2.0), 7)  # it is here already
+    assert admission.load == load
 
 
 async def fake() -> Backend:
@@ -164,6 +173,15 @@ async def test_an_imported_session_is_let_in_with_its_load(backend: Backend) -> 
     await backend.step("one", frame(1, click()))
     await backend.import_state("two", await backend.export_state("one"))
     assert backend.stats().sessions == 2
+
+
+async def test_an_embedded_backend_counts_the_objects_of_a_state_it_imports() -> None:
+    async with await embedded() as backend:
+        await backend.open("one", at(2.0))
+        await backend.step("one", frame(1, click(1), click(2), click(3)))
+        assert backend.stats().load == 6.0
+        await backend.import_state("two", await backend.export_state("one"))
+        assert backend.stats().load == 12.0
 
 
 async def test_objects_are_added_as_long_as_there_is_room(backend: Backend) -> None:

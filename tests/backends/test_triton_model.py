@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,15 @@ def test_an_exported_state_goes_on_under_another_id(model):
     assert state
     assert error(model, "b", Call(Operation.IMPORT, 4, state=state)) is None
     assert error(model, "b", step(frame(2), epoch=4)) is None
+
+
+def test_an_imported_state_counts_with_all_its_objects(model):
+    ask(model, ("a", Call(Operation.OPEN, settings=replace(SETTINGS, frame_rate_hz=30.0))))
+    ask(model, ("a", step(frame(1, click(1), click(2), click(3), click(4)))))
+    state = ask(model, ("a", EXPORT))[0].state
+    assert state
+    ask(model, ("a", CLOSE))
+    assert ask(model, ("b", Call(Operation.IMPORT, state=state)))[0].stats.load == 4 * 30.0
 
 
 def test_sessions_beyond_the_limit_are_refused(model):

@@ -133,7 +133,7 @@ def test_what_cannot_be_answered_at_full_size_changes_nothing(engine, monkeypatc
     steps(engine, "t", [frame(1, click(1))])
     state, used = engine.export_state("t"), pages_used(engine)
     huge = StepRequest(1, np.zeros((3, 5, 3), np.uint8), (click(1),))
-    monkeypatch.setattr("masklet.engine.engine.full_masks", masks_but_not_of(huge))
+    monkeypatch.setattr("masklet.engine.listing.full_masks", masks_but_not_of(huge))
     with pytest.raises(RuntimeError, match="memory"):
         engine.step([("t", frame(2)), ("s", huge)])
     assert (engine.export_state("t"), pages_used(engine)) == (state, used)

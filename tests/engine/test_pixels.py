@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from masklet.engine.pixels import fill_holes, fit_frame, full_masks, normalise, squash
 from masklet.types import Profile
@@ -113,6 +116,42 @@ def test_objects_may_overlap_except_in_vos_where_the_higher_logit_wins():
     apart = full_masks(logits, (2, 2), Profile.VOS)
     assert both.tolist() == [[[True, True], [True, False]], [[True, True], [False, False]]]
     assert apart.tolist() == [[[True, False], [True, False]], [[False, True], [False, False]]]
+
+
+def by_definition(logits: torch.Tensor, size: tuple[int, int], profile: Profile) -> torch.Tensor:
+    full = functional.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    masks = full > 0
+    return (
+        masks if profile is Profile.INTERACTIVE else masks & (full.argmax(0) == torch.arange(len(full))[:, None, None])
+    )
+
+
+@pytest.mark.parametrize("profile", Profile)
+@pytest.mark.parametrize("absent", [[], [0], [1, 2], [0, 3], [0, 1, 2, 3]])
+def test_absent_objects_are_not_resized_and_change_nothing(monkeypatch, profile, absent):
+    random = torch.Generator().manual_seed(len(absent))
+    logits = torch.randn(4, 16, 16, generator=random).round(decimals=1) * 10  # so that some are equal, and some are 0
+    logits[absent] = -logits[absent].abs() if profile is Profile.VOS else torch.tensor(-1024.0)
+    expected = by_definition(logits, (45, 70), profile)
+    resize = Mock(wraps=functional.interpolate)
+    monkeypatch.setattr(functional, "interpolate", resize)
+    assert torch.equal(full_masks(logits, (45, 70), profile), expected)
+    assert resize.call_count == 4 - len(absent)
+
+
+def test_absent_objects_are_not_searched_for_holes(monkeypatch):
+    logits = torch.full((3, 9, 9), -1024.0)
+    logits[1] = 1.0
+    logits[1, 4, 4] = -1.0
+    spread = Mock(wraps=functional.max_pool2d)
+    monkeypatch.setattr(functional, "max_pool2d", spread)
+    filled = fill_holes(logits, 8)
+    assert {len(call.args[0]) for call in spread.call_args_list} == {1}
+    assert filled[1].min() == pytest.approx(0.1)
+    assert torch.equal(filled[[0, 2]], logits[[0, 2]])
+    assert torch.equal(
+        fill_holes(logits[:1], 100), logits[:1]
+    )  # nothing at all is no hole, however large a hole may be
 
 
 def test_no_objects_have_no_masks():

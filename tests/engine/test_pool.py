@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from masklet.engine.pool import Pool
 
@@ -41,6 +42,30 @@ def test_freed_pages_are_used_again_before_the_pool_grows():
         for number in pool.write(torch.ones(2, 3)):
             assert number < 2
             pool.free(number)
+
+
+class Allocations(TorchDispatchMode):
+    """Bytes of the tensors made meanwhile, other than those that share memory with one known."""
+
+    def __init__(self, *known: torch.Tensor) -> None:
+        super().__init__()
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.byte_count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        storage = made.untyped_storage()
+        if storage.data_ptr() not in self._known:
+            self._known.add(storage.data_ptr())
+            self.byte_count += storage.nbytes()
+        return made
+
+
+def test_growing_takes_no_more_memory_than_the_larger_pool():
+    pool = small(capacity=1024)
+    with Allocations(pool._pages) as made:
+        pool._grow()
+    assert made.byte_count == 2 * 1024 * pool.page_bytes
 
 
 def test_freeing_twice_is_a_bug_and_raises():

@@ -114,6 +114,45 @@ def test_a_state_of_another_model_or_size_is_refused_by_name(state):
     assert "mini@64" in message
 
 
+@pytest.fixture(scope="module")
+def trained(network) -> Callable[[str], Engine]:
+    """Makes an engine that knows its weights by a name."""
+    return lambda weights: Engine(network, EngineSettings("cpu", "float32"), weights=weights)
+
+
+def exported(engine: Engine) -> bytes:
+    engine.open("s", SETTINGS)
+    steps(engine, "s", [frame(1, click(1)), frame(2)])
+    return engine.export_state("s")
+
+
+def test_a_state_of_other_weights_is_refused_by_name(trained):
+    message = refused(trained("b" * 64), exported(trained("a" * 64)))
+    assert message == f"exported state is of weights '{'a' * 64}', these are '{'b' * 64}'"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("a", "a"), ("", "a"), ("a", "")])
+def test_a_state_of_the_same_weights_or_of_unknown_ones_is_taken(trained, theirs, ours):
+    here, there = trained(theirs), trained(ours)
+    there.import_state("s", exported(here))
+    assert identical(step(there, "s", frame(3)), step(here, "s", frame(3)))
+
+
+def test_a_state_of_an_older_version_is_taken(trained):
+    """It says neither which weights it is of, nor how sure the answers in its history window were."""
+    here, there = trained("a"), trained("a")
+    there.import_state("s", tampered(exported(here), as_older_versions_wrote))
+    assert identical(step(there, "s", frame(3)), step(here, "s", frame(3)))
+    found = there.sessions["s"].objects[1].answers[1]
+    assert (found.object_score, found.predicted_iou) == (10.0, 1.0)
+
+
+def as_older_versions_wrote(structure: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    del structure["weights"]
+    for described in structure["objects"]:
+        del described["scores"]
+
+
 HEADERS = {
     "nothing": b"",
     "less than a length": b"\0\0\0",
@@ -187,6 +226,10 @@ CHANGES: dict[str, Callable[[dict[str, Any], dict[str, torch.Tensor]], object]] 
     "recent of text": lambda s, t: s["objects"][0].update(recent="11"),
     "answer outside the window": lambda s, t: s["objects"][0]["answers"].append([2, False]),
     "answer perhaps initial": lambda s, t: s["objects"][0]["answers"][0].__setitem__(1, 1),
+    "scores of fewer answers": lambda s, t: s["objects"][0]["scores"].pop(),
+    "score of text": lambda s, t: s["objects"][0]["scores"][0].__setitem__(0, "high"),
+    "score without an IoU": lambda s, t: s["objects"][0]["scores"][0].pop(),
+    "scores of none": lambda s, t: s["objects"][0].update(scores=None),
     "pointer missing": lambda s, t: t.pop("pointer/1/11"),
     "memory missing": lambda s, t: t.pop("memory/1/11"),
     "logits missing": lambda s, t: t.pop("logits/1/11"),

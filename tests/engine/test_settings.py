@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from masklet.config import ModelConfig
 from masklet.engine import EngineSettings
 from masklet.engine.load import load_engine
-from masklet.engine.settings import has_fast_bfloat16
+from masklet.engine.settings import has_fast_bfloat16, keep_full_float32
 from masklet.errors import ConfigError, WeightsError
-from masklet.model import HieraConfig, SAM2Config
+from masklet.model import HieraConfig, SAM2Config, build
+from masklet.model.checkpoint import save_checkpoint
 from masklet.model.config import VARIANTS
 
 
@@ -55,6 +57,14 @@ def test_an_engine_is_loaded_as_configured(mini):
     assert engine.network.dtype is torch.float32
 
 
+def test_an_engine_knows_its_weights_by_their_checksum_or_their_seed(mini, tmp_path):
+    path = tmp_path / "mini.safetensors"
+    save_checkpoint(build("mini", seed=1).state_dict(), path)
+    engine, described = load_engine(replace(mini, weights=str(path)))
+    assert engine.weights == described.weights_sha256 != ""
+    assert load_engine(replace(mini, seed=7))[0].weights == "random, seed 7"
+
+
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_threads_are_those_configured_and_otherwise_left_to_torch(mini, threads):
     before = torch.get_num_threads()
@@ -75,3 +85,35 @@ def test_bfloat16_is_for_gpus_that_have_it_in_hardware(monkeypatch, capability, 
     of = {torch.device("cuda:1"): capability}
     monkeypatch.setattr("torch.cuda.get_device_capability", of.__getitem__)
     assert has_fast_bfloat16(torch.device("cuda:1")) is expected
+
+
+@pytest.fixture
+def tf32_allowed() -> Iterator[None]:
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = True
+    yield
+    cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "rounded"),
+    [
+        ("cuda", torch.float32, False),
+        ("cuda:1", torch.float32, False),
+        ("cuda", torch.bfloat16, True),
+        ("cpu", torch.float32, True),
+    ],
+)
+def test_float32_on_cuda_is_not_rounded_to_tf32(tf32_allowed, device, precision, rounded):
+    keep_full_float32(torch.device(device), precision)
+    assert torch.backends.cudnn.allow_tf32 is rounded
+    assert torch.backends.cuda.matmul.allow_tf32 is rounded
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_an_engine_asks_for_full_float32_where_it_runs(mini, monkeypatch, precision):
+    asked: list[tuple[torch.device, torch.dtype]] = []
+    monkeypatch.setattr("masklet.engine.engine.keep_full_float32", lambda *where: asked.append(where))
+    load_engine(replace(mini, precision=precision))
+    assert asked == [(torch.device("cpu"), getattr(torch, precision))]

@@ -38,7 +38,7 @@ async def turned_away(world: World, wanted: Open) -> OverCapacity:
 
 async def test_a_newcomer_without_room_is_told_what_is_asked_and_when_to_come_back(full: World) -> None:
     error = await turned_away(full, FOUR_HZ)
-    assert str(error) == "4.0 objects x frames/s more are asked for; 8.0 of 10.0 are taken"
+    assert str(error).startswith("4.0 objects x frames/s more are asked for; 8.0 of 10.0 are taken. Come again later")
     assert error.retry_after_s == 2.0
     assert full.sample("sessions_rejected_total", reason="OVER_CAPACITY") == 1
     assert full.sample("sessions_rejected_total", reason="ADMISSION_REFUSED") == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,17 +13,18 @@ from tests.verification.recording import Arrays, blank, write
 
 from masklet.backends.fake import Cue, FakeBackend, Fault
 from masklet.errors import BackendError, ConfigError, InvalidPrompt
+from masklet.types import StepRequest, StepResult
 from masklet.verification.replay import Differences, ObservedBackend, Replay
 from masklet.verification.scenario import read_scenario
 
 
-def answers(frames: int = 2, kind: str = "tracked") -> Arrays:
-    """What the fake backend says about object 1: logits -10 or 10, score 1, pointers of ones."""
+def answers(frames: int = 2, kind: str = "tracked", object_id: int = 1) -> Arrays:
+    """What the fake backend says about an object clicked at (20, 20): logits -10 or 10, score 1, pointers of its id."""
     recorded: Arrays = {}
     for t in range(frames):
-        recorded[f"{kind}/{t}/1/object_score"] = np.array(1, np.float32)
-        recorded[f"{kind}/{t}/1/pointer"] = np.ones(256, np.float32)
-        recorded[f"{kind}/{t}/1/logits"] = disc(20 + t)
+        recorded[f"{kind}/{t}/{object_id}/object_score"] = np.array(1, np.float32)
+        recorded[f"{kind}/{t}/{object_id}/pointer"] = np.full(256, object_id, np.float32)
+        recorded[f"{kind}/{t}/{object_id}/logits"] = disc(20 + t)
     return recorded
 
 
@@ -89,6 +92,75 @@ async def test_corrections_are_sent_after_their_frame_and_compared(tmp_path):
     assert await replay(tmp_path, described, frames | answers() | corrected) == Differences()
     corrected["corrected/1/1/logits"] = disc(44)
     assert (await replay(tmp_path, described, frames | answers() | corrected)).logits == 20
+
+
+def corrected(described: dict[str, Any], *events: dict[str, Any], frame: int = 1) -> None:
+    described["events"] += [{"frame": frame, "when": "after", **event} for event in events]
+
+
+def at(object_id: int, x: int) -> dict[str, Any]:
+    return {"object_id": object_id, "points": [[float(x), 20.0]], "labels": [1]}
+
+
+def two_objects() -> tuple[dict[str, Any], Arrays]:
+    """Two frames of two objects, both clicked at the same place."""
+    described, arrays = blank()
+    described["events"][0]["prompts"] += [at(2, 20)]
+    return described, arrays | answers() | answers(object_id=2)
+
+
+def after_correction(object_id: int, x: int) -> Arrays:
+    """What the fake backend says on frame 1."""
+    key = f"corrected/1/{object_id}"
+    return {
+        f"{key}/object_score": np.array(1, np.float32),
+        f"{key}/pointer": np.full(256, object_id, np.float32),
+        f"{key}/logits": disc(x),
+    }
+
+
+@pytest.mark.parametrize(("x_of_1", "x_of_2", "logits"), [(40, 44, 0), (36, 44, 20), (40, 40, 20)])
+async def test_every_correction_of_an_event_is_compared(tmp_path, x_of_1, x_of_2, logits):
+    described, recorded = two_objects()
+    corrected(described, {"prompts": [at(1, 40), at(2, 44)]})
+    recorded |= after_correction(1, x_of_1) | after_correction(2, x_of_2)
+    assert await replay(tmp_path, described, recorded) == Differences(logits=logits)
+
+
+async def test_what_is_recorded_is_compared_with_the_last_correction_of_a_frame(tmp_path):
+    described, recorded = two_objects()
+    corrected(described, {"prompts": [at(1, 30), at(1, 36)]}, {"prompts": [at(1, 40)]})
+    assert await replay(tmp_path, described, recorded | after_correction(1, 40)) == Differences()
+
+
+async def test_an_event_that_only_removes_has_no_answer_to_wait_for(tmp_path):
+    described, frames = blank()
+    corrected(described, {"remove": [1]}, frame=0)
+    found = await asyncio.wait_for(replay(tmp_path, described, frames | answers(1)), 10)
+    assert found == Differences()
+
+
+async def test_an_object_removed_with_a_correction_is_gone(tmp_path):
+    described, recorded = two_objects()
+    corrected(described, {"remove": [2], "prompts": [at(1, 40)]})
+    assert await replay(tmp_path, described, recorded | after_correction(1, 40)) == Differences()
+
+
+async def test_a_correction_whose_object_is_not_answered_ends_the_replay(tmp_path):
+    described, recorded = two_objects()
+    corrected(described, {"prompts": [at(1, 40)]})
+    scenario = read_scenario(write(tmp_path, "s", described, recorded | after_correction(1, 40)))
+    async with Forgetful() as backend:
+        with pytest.raises(BackendError, match="object 1 is not in the answer to its correction"):
+            await Replay(scenario, ObservedBackend(backend, 2)).run()
+
+
+class Forgetful(FakeBackend):
+    """Corrects, and does not say what."""
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        result = await super().step(session_id, request)
+        return replace(result, objects=()) if result.revised else result
 
 
 async def test_removed_objects_are_answered_no_more(tmp_path):

@@ -44,7 +44,8 @@ def check_room(asked: float, load: float, capacity: float) -> None:
     """
     if capacity and asked > 0 and load + asked > capacity:
         raise OverCapacity(
-            f"{asked:.1f} objects x frames/s more are asked for; {load:.1f} of {capacity:.1f} are taken",
+            f"{asked:.1f} objects x frames/s more are asked for; {load:.1f} of {capacity:.1f} are taken."
+            " Come again later, or see routing.capacity_object_frames_s and routing.admit_by_load of the server",
             retry_after_s=_RETRY_AFTER_S,
         )
 
@@ -94,9 +95,11 @@ class Admission:
         self._meters[session_id] = meter
         return True
 
-    def take(self, session_id: str, settings: TrackSettings) -> None:
-        """A session that was admitted before, here or elsewhere."""
-        self._meters.setdefault(session_id, self._meter(settings))
+    def take(self, session_id: str, settings: TrackSettings, objects: int = 1) -> None:
+        """A session that was admitted before, with so many objects elsewhere; one that was here stays as it is."""
+        if session_id not in self._meters:
+            meter = self._meters[session_id] = self._meter(settings)
+            meter.objects = max(1, objects)
 
     def reserve(self, session_id: str, objects: int) -> None:
         """The session is about to have so many objects. Raises OverCapacity if there is no room for them."""

@@ -164,12 +164,13 @@ class EmbeddedBackend:
         await self._submit(_Call(session_id, run=end))
 
     async def _begin(self, session_id: str, epoch: int, start: Callable[[Engine], None]) -> None:
-        def begin(engine: Engine) -> TrackSettings:
+        def begin(engine: Engine) -> tuple[TrackSettings, int]:
             start(engine)
             self._owners.add(session_id, epoch)
-            return engine.sessions[session_id].settings
+            session = engine.sessions[session_id]
+            return session.settings, len(session.objects)
 
-        self._admission.take(session_id, await self._submit(_Call(session_id, run=begin)))
+        self._admission.take(session_id, *await self._submit(_Call(session_id, run=begin)))
 
     async def _submit(self, call: _Call) -> Any:
         with self._wake:

@@ -167,7 +167,7 @@ class FakeBackend:
         self._check_free(session_id)
         bank = self._banks[session_id] = unpack(state)
         self._owners.add(session_id, epoch)
-        self._admission.take(session_id, bank.settings)
+        self._admission.take(session_id, bank.settings, objects=len(bank.objects))
 
     async def close(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""

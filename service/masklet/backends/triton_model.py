@@ -235,7 +235,8 @@ class TritonModel:
         else:
             self._engine.import_state(session_id, call.state)
         self._owners.add(session_id, call.epoch)
-        self._admission.take(session_id, self._engine.sessions[session_id].settings)
+        session = self._engine.sessions[session_id]
+        self._admission.take(session_id, session.settings, len(session.objects))
         self._asked_s[session_id] = self._clock()
 
     def _run_steps(self, steps: dict[int, tuple[str, StepRequest]], answers: list[bytes | None]) -> None:

@@ -109,6 +109,10 @@ class MemoryBank:
         cap = self.rules.max_conditioning
         return [] if cap is None else past[: max(0, len(past) - cap)]
 
+    def entry(self, index: int) -> Entry:
+        """What a frame left. Raises KeyError if it is not remembered."""
+        return self.conditioning[index] if index in self.conditioning else self.recent[index]
+
     def entries(self) -> list[Entry]:
         """All that is held."""
         return [*self.conditioning.values(), *self.recent.values()]

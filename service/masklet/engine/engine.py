@@ -9,19 +9,20 @@ calls it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from masklet.engine.bank import Entry, MemoryBank
-from masklet.engine.collate import Job, collate
+from masklet.engine.collate import Job, Row, collate
 from masklet.engine.forward import Forward, Outcome, Pools
+from masklet.engine.listing import listed_masks
 from masklet.engine.packing import pack_linear_layers
-from masklet.engine.pixels import full_masks
 from masklet.engine.pool import Pool
 from masklet.engine.portable import dump_session, load_session
-from masklet.engine.settings import EngineSettings
+from masklet.engine.settings import EngineSettings, keep_full_float32
 from masklet.engine.track import Answer, ObjectTrack, SessionState
 from masklet.errors import BackendError, MaskletError, SessionStateLost
 from masklet.model import SAM2
@@ -31,15 +32,22 @@ from masklet.types import BankSummary, FloatArray, ObjectMask, StepRequest, Step
 class Engine:
     """Tracks objects in many sessions with one network."""
 
-    def __init__(self, network: SAM2, settings: EngineSettings | None = None) -> None:
+    def __init__(self, network: SAM2, settings: EngineSettings | None = None, *, weights: str = "") -> None:
         """Takes the network over: moves it to the device and precision of `settings`.
+
+        Args:
+            network: what runs.
+            settings: how.
+            weights: names the network's weights, so that a session tracked with others is not imported; empty: any is.
 
         Raises:
             ConfigError: the device is not there, or the precision unknown.
         """
         self.settings = settings or EngineSettings()
-        self.device = self.settings.torch_device()
-        self.network = network.eval().requires_grad_(False).to(self.device).to_precision(self.settings.dtype())
+        self.weights = weights
+        self.device, precision = self.settings.torch_device(), self.settings.dtype()
+        keep_full_float32(self.device, precision)
+        self.network = network.eval().requires_grad_(False).to(self.device).to_precision(precision)
         pack_linear_layers(self.network)
         config, kept = network.config, self.settings.memory_dtype()
         self.pools = Pools(
@@ -93,14 +101,15 @@ class Engine:
 
     def export_state(self, session_id: str) -> bytes:
         """A session's whole state. Raises SessionStateLost if it is not open."""
-        return dump_session(self._session(session_id), self.pools, self.network.config)
+        return dump_session(self._session(session_id), self.pools, self.network.config, weights=self.weights)
 
     @torch.inference_mode()
     def import_state(self, session_id: str, state: bytes) -> None:
         """Open a session with an exported state. Raises BackendError if the id is taken or the state does not fit."""
         if session_id in self.sessions:
             raise BackendError(f"session {session_id} is already open")
-        self._add(session_id, load_session(state, self.pools, self.network.config, self.device))
+        config = self.network.config
+        self._add(session_id, load_session(state, self.pools, config, weights=self.weights, device=self.device))
 
     def _add(self, session_id: str, state: SessionState) -> None:
         if session_id in self.sessions:
@@ -126,15 +135,17 @@ class Engine:
         """
         ends = list(accumulate(len(job.rows) for job in jobs))
         spans = [slice(end - len(job.rows), end) for job, end in zip(jobs, ends, strict=True)]
-        results = [self._result(job, outcome, rows) for job, rows in zip(jobs, spans, strict=True)]
+        answers = _answers([row for job in jobs for row in job.rows], outcome)
+        said = outcome.output.pointer
+        results = [self._result(job, answers[rows], said[rows]) for job, rows in zip(jobs, spans, strict=True)]
         memories = self.pools.memories.write(outcome.memories)
-        pointers = self.pools.pointers.write(outcome.output.pointer)
+        pointers = self.pools.pointers.write(said)
         entries = [Entry(memory, pointer) for memory, pointer in zip(memories, pointers, strict=True)]
         for job, rows in zip(jobs, spans, strict=True):
-            self._remember(job, entries[rows], outcome, rows.start)
+            self._remember(job, entries[rows], answers[rows])
         return results
 
-    def _remember(self, job: Job, entries: list[Entry], outcome: Outcome, start: int) -> None:
+    def _remember(self, job: Job, entries: list[Entry], answers: list[Answer]) -> None:
         session = job.session
         for object_id, track in session.objects.items():
             if job.objects.get(object_id) is not track:
@@ -145,11 +156,10 @@ class Engine:
         if not job.is_correction:
             session.past[job.index] = job.frame
             session.next_index = job.index + 1
-        for offset, (row, entry) in enumerate(zip(job.rows, entries, strict=True)):
+        for row, entry, answer in zip(job.rows, entries, answers, strict=True):
             stays = row.initial or (bool(row.prompts) and session.settings.corrections_as_conditioning)
             self._free(row.track.bank.write(row.index, entry, conditioning=stays))
-            logits = outcome.output.logits[start + offset].clone()
-            row.track.answers[row.index] = Answer(logits, outcome.said[start + offset], row.initial)
+            row.track.answers[row.index] = answer
             self._prune(row.track, session.next_index - 1)
         session.forget_history()
 
@@ -171,21 +181,34 @@ class Engine:
         if entry.memory is not None:
             self.pools.memories.free(entry.memory)
 
-    def _result(self, job: Job, outcome: Outcome, rows: slice) -> StepResult:
-        output, request = outcome.output, job.request
-        logits = output.logits[rows]
-        masks = full_masks(logits, job.frame.size, job.session.settings.profile).cpu().numpy()
-        scores, ious = output.object_score[rows].tolist(), output.predicted_iou[rows].tolist()
-        kept = (
-            _optional(logits, wanted=request.with_logits),
-            _optional(output.pointer[rows], wanted=request.with_pointers),
-        )
-        objects = [
-            ObjectMask(row.object_id, masks[i], scores[i], ious[i], logits=kept[0][i], pointer=kept[1][i])
-            for i, row in enumerate(job.rows)
-        ]
-        return StepResult(request.frame_seq, tuple(objects), revised=job.is_correction)
+    def _result(self, job: Job, answers: list[Answer], pointers: Tensor) -> StepResult:
+        rows = {row.object_id: i for i, row in enumerate(job.rows)}
+        objects = []
+        for object_id, mask in listed_masks(job, answers).items():
+            track, i = job.objects[object_id], rows.get(object_id)
+            answer = track.answers[job.index] if i is None else answers[i]
+            found = ObjectMask(object_id, mask, answer.object_score, answer.predicted_iou)
+            if job.request.with_logits:
+                found = replace(found, logits=_copied(answer.logits))
+            if job.request.with_pointers:
+                found = replace(found, pointer=_copied(self._pointer(track, job.index) if i is None else pointers[i]))
+            objects.append(found)
+        return StepResult(job.request.frame_seq, tuple(objects), revised=job.is_correction)
+
+    def _pointer(self, track: ObjectTrack, index: int) -> Tensor:
+        return self.pools.pointers.read([[track.bank.entry(index).pointer]])[0, 0]
 
 
-def _optional(rows: Tensor, *, wanted: bool) -> Sequence[FloatArray | None]:
-    return list(rows.cpu().numpy()) if wanted else [None] * len(rows)
+def _answers(rows: Sequence[Row], outcome: Outcome) -> list[Answer]:
+    output = outcome.output
+    numbers = zip(rows, outcome.said, output.object_score.tolist(), output.predicted_iou.tolist(), strict=True)
+    return [
+        Answer(output.logits[i].clone(), said, row.initial, score, iou)  # not a view, which would keep the whole batch
+        for i, (row, said, score, iou) in enumerate(numbers)
+    ]
+
+
+def _copied(kept: Tensor) -> FloatArray:
+    """An array that is the caller's to change."""
+    array: FloatArray = kept.cpu().numpy().copy()
+    return array

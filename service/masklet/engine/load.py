@@ -26,7 +26,7 @@ def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
     variant, weights = resolve(config.variant, config.weights)
     network = build(variant, input_size=config.input_size, seed=None if weights else config.seed)
     sha256 = load_weights(network, weights, variant=variant) if weights else ""
-    engine = Engine(network, settings)
+    engine = Engine(network, settings, weights=sha256 or f"random, seed {config.seed}")
     if engine.device.type == "cpu":
         keep_freed_memory()
     return engine, ModelDescription(

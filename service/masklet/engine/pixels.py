@@ -44,25 +44,34 @@ def normalise(pixels: Tensor) -> Tensor:
 def full_masks(logits: Tensor, size: Size, profile: Profile) -> Tensor:
     """[n, 4h, 4w] logits of one frame's objects -> [n, H, W] bool; in `vos` a pixel belongs to one object at most.
 
-    Object by object, since full-size logits of all at once may be gigabytes.
+    Object by object, since full-size logits of all at once may be gigabytes. An object without a logit above 0 has no
+    pixel, and takes none from others: means of what is not above 0 are not above it.
     """
     masks = torch.empty((len(logits), *size), dtype=torch.bool, device=logits.device)
-    highest = torch.full(size, -torch.inf, device=logits.device)
-    for index, low in enumerate(logits):
-        full = F.interpolate(low[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    highest: Tensor | None = None
+    for index, absent in enumerate(_all_background(logits).tolist()):
+        if absent:
+            masks[index] = False
+            continue
+        full = F.interpolate(logits[None, None, index], size, mode="bilinear", align_corners=False)[0, 0]
         torch.gt(full, 0, out=masks[index])
         if profile is Profile.VOS:
-            masks[index] &= full > highest
-            masks[:index] &= full <= highest
-            highest = torch.maximum(highest, full)
+            if highest is not None:
+                masks[index] &= full > highest
+                masks[:index] &= full <= highest
+            highest = full if highest is None else torch.maximum(highest, full)
     return masks
+
+
+def _all_background(logits: Tensor) -> Tensor:
+    """[n, h, w] -> [n] bool."""
+    return (logits <= 0).flatten(1).all(1)
 
 
 def fill_holes(logits: Tensor, area: int) -> Tensor:
     """Fill background specks of at most `area` cells (8-connected) with a logit of 0.1.
 
-    Labels spread for `area` steps, enough to fill a speck of that size; a label whose region still touches another one
-    belongs to something larger.
+    A mask of nothing has no holes, whatever its size.
 
     Args:
         logits: [B, H, W] float32.
@@ -70,6 +79,17 @@ def fill_holes(logits: Tensor, area: int) -> Tensor:
     """
     if not area:
         return logits
+    rows = (~_all_background(logits)).nonzero()[:, 0]
+    if not len(rows):
+        return logits
+    return logits.index_copy(0, rows, _without_specks(logits[rows], area))
+
+
+def _without_specks(logits: Tensor, area: int) -> Tensor:
+    """Labels spread for `area` steps, enough to fill a speck of that size.
+
+    A label whose region still touches another one belongs to something larger.
+    """
     background = logits <= 0
     own = torch.arange(1, logits[0].numel() + 1, device=logits.device, dtype=torch.float32).view(1, *logits.shape[1:])
     labels = own * background

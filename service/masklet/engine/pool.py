@@ -48,5 +48,7 @@ class Pool:
 
     def _grow(self) -> None:
         capacity = len(self._pages)
-        self._pages = torch.cat((self._pages, torch.empty_like(self._pages)))
+        grown = self._pages.new_empty((2 * capacity, *self._pages.shape[1:]))
+        grown[:capacity] = self._pages
+        self._pages = grown
         self._free.extend(range(2 * capacity - 1, capacity - 1, -1))

@@ -29,12 +29,13 @@ _DAMAGE = (
 )  # fmt: skip
 
 
-def dump_session(session: SessionState, pools: Pools, config: SAM2Config) -> bytes:
-    """The whole state, settings included."""
+def dump_session(session: SessionState, pools: Pools, config: SAM2Config, *, weights: str) -> bytes:
+    """The whole state, settings included; `weights` names those it was tracked with, empty: not known."""
     tensors: dict[str, Tensor] = {}
     structure = {
         "format": FORMAT,
         "model": _model_id(config),
+        "weights": weights,
         "settings": asdict(session.settings),
         "next_index": session.next_index,
         "past": [_dump_frame(index, frame, tensors) for index, frame in session.past.items()],
@@ -69,25 +70,33 @@ def _dump_track(object_id: int, track: ObjectTrack, pools: Pools, tensors: dict[
         "conditioning": list(track.bank.conditioning),
         "recent": list(track.bank.recent),
         "answers": [[index, answer.initial] for index, answer in track.answers.items()],
+        "scores": [[answer.object_score, answer.predicted_iou] for answer in track.answers.values()],
     }
 
 
-def load_session(state: bytes, pools: Pools, config: SAM2Config, device: torch.device) -> SessionState:
+def load_session(state: bytes, pools: Pools, config: SAM2Config, *, weights: str, device: torch.device) -> SessionState:
     """Undo `dump_session`; memories go to fresh pages, once everything has been checked.
 
     Raises:
-        BackendError: not an exported state, or one of another model.
+        BackendError: not an exported state, or one of another model or other weights.
     """
     try:
         structure, tensors = _structure(state), load(state)
-        if structure["model"] != _model_id(config):
-            raise BackendError(f"exported state is of model {structure['model']!r}, this is {_model_id(config)!r}")
+        _check_origin(structure, config, weights)
         check_structure(structure)
         check_tensors(structure, tensors, config)
     except _DAMAGE as error:
         reason = f"{type(error).__name__}: {error}"
         raise BackendError(f"not an exported session state ({len(state)} bytes): {reason}") from error
     return _restore(structure, {key: tensor.to(device) for key, tensor in tensors.items()}, pools)
+
+
+def _check_origin(structure: dict[str, Any], config: SAM2Config, weights: str) -> None:
+    if structure["model"] != _model_id(config):
+        raise BackendError(f"exported state is of model {structure['model']!r}, this is {_model_id(config)!r}")
+    theirs = structure.get("weights") or weights  # states of older versions do not say
+    if weights and theirs != weights:
+        raise BackendError(f"exported state is of weights {theirs!r:.80}, these are {weights!r}")
 
 
 def _structure(state: bytes) -> dict[str, Any]:
@@ -137,9 +146,15 @@ def _restore_track(
         for index in indices:
             key = f"{described['id']}/{index}"
             entries[index] = Entry(pages.get(f"memory/{key}"), pages[f"pointer/{key}"])
-    for index, initial in described["answers"]:
+    for number, (index, initial) in enumerate(described["answers"]):
         key = f"{described['id']}/{index}"
-        points = tensors.get(f"points/{key}")
+        logits, points = tensors[f"logits/{key}"], tensors.get(f"points/{key}")
         said = None if points is None else Said(points, tensors[f"labels/{key}"])
-        track.answers[index] = Answer(tensors[f"logits/{key}"], said, initial)
+        scores = described["scores"][number] if "scores" in described else _scores_of_older(logits)
+        track.answers[index] = Answer(logits, said, initial, *scores)
     return track
+
+
+def _scores_of_older(logits: Tensor) -> tuple[float, float]:
+    """States of older versions do not have scores: as if the mask had been given as a prompt."""
+    return 10.0 if bool((logits > 0).any()) else -10.0, 1.0

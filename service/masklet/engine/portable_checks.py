@@ -84,6 +84,8 @@ def _check_object(described: Mapping[str, Any], structure: Mapping[str, Any], pa
         raise ValueError(f"object {described['id']} has answers on frames outside the history window")
     for _, initial in described["answers"]:
         _check_bool("initial", initial)
+    if "scores" in described:  # states of older versions do not have them
+        _check_scores(described["scores"], len(answered))
 
 
 def _oldest_reader(structure: Mapping[str, Any]) -> int:
@@ -144,6 +146,14 @@ def _check_bool(name: str, value: object) -> None:
 def _check_rate(name: str, value: object) -> None:
     if type(value) not in (int, float) or not 0 <= value < math.inf:  # type: ignore[operator]
         raise ValueError(f"{name} is {value!r}, must be finite and at least 0")
+
+
+def _check_scores(scores: list[list[object]], count: int) -> None:
+    if len(scores) != count:
+        raise ValueError(f"{len(scores)} scores for {count} answers")
+    for score, iou in scores:
+        if type(score) is not float or type(iou) is not float:
+            raise ValueError(f"scores are {score!r:.40} and {iou!r:.40}, must be floats")
 
 
 def _check_distinct(name: str, values: list[int]) -> None:

@@ -54,6 +54,16 @@ class EngineSettings:
         return _dtype(self.memory_precision, "model.memory_precision")
 
 
+def keep_full_float32(device: torch.device, precision: torch.dtype) -> None:
+    """Have CUDA compute float32 in float32, in the whole process; by default torch has convolutions round to TF32.
+
+    Nothing changes on other devices and in bfloat16.
+    """
+    if device.type == "cuda" and precision is torch.float32:
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _dtype(name: str, field: str) -> torch.dtype:
     if name not in _DTYPES:
         raise ConfigError(f"precision {name!r} is not one of {', '.join(_DTYPES)}", field=field)

@@ -32,11 +32,15 @@ class Answer:
         logits: [4h, 4w] float32.
         said: what it answers; None if the object was only tracked, or given as a mask.
         initial: the frame started the object, or restarted it: memory was not read.
+        object_score: logit; above 0 the object is present.
+        predicted_iou: the model's own estimate of the mask's IoU, 0 to 1.
     """
 
     logits: Tensor
     said: Said | None
     initial: bool
+    object_score: float
+    predicted_iou: float
 
 
 @dataclass(slots=True)

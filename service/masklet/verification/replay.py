@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -22,6 +22,7 @@ from masklet.session.messages import (
     ClientMessage,
     Dropped,
     Frame,
+    ObjectResult,
     Open,
     PromptFor,
     RemoveObject,
@@ -46,6 +47,8 @@ from masklet.types import (
 from masklet.verification.scenario import Event, Scenario
 
 UNLIMITED_CONDITIONING_FRAMES = 64
+_Answer = tuple[ObjectResult, FloatArray]
+"""What was said about an object, and its pointer."""
 
 
 @dataclass(slots=True)
@@ -177,33 +180,55 @@ class Replay:
 
     async def _frame(self, frame: int, requests: _Requests, answers: AsyncIterator[ServerMessage]) -> None:
         for event in self.scenario.events_of(frame, after=False):
-            self._say(event, requests, frame_seq=0)
+            self._remove(event, requests)
+            for prompt in event.prompts:
+                self._send(requests, PromptFor(prompt, frame_seq=0))
         self._send(requests, Frame(self.scenario.frames[frame].tobytes()))
-        frame_seq = self.seq
-        self._compare("tracked", frame, await _result(answers))
-        for event in self.scenario.events_of(frame, after=True):
-            self._say(event, requests, frame_seq=frame_seq)
-            self._compare("corrected", frame, await _result(answers))
+        self._compare("tracked", frame, self._told(await _result(answers)))
+        self._compare("corrected", frame, await self._corrected(frame, requests, answers))
 
-    def _say(self, event: Event, requests: _Requests, *, frame_seq: int) -> None:
+    async def _corrected(
+        self, frame: int, requests: _Requests, answers: AsyncIterator[ServerMessage]
+    ) -> dict[int, _Answer]:
+        """What is said in the end about the objects corrected on the frame just answered.
+
+        Each prompt is a correction of its own, with its own result; a removal has none.
+        """
+        frame_seq, corrected = self.seq, dict[int, _Answer]()
+        for event in self.scenario.events_of(frame, after=True):
+            self._remove(event, requests)
+            for object_id in event.remove:
+                corrected.pop(object_id, None)
+            for prompt in event.prompts:
+                self._send(requests, PromptFor(prompt, frame_seq))
+                told = self._told(await _result(answers))
+                if prompt.object_id not in told:
+                    raise BackendError(f"object {prompt.object_id} is not in the answer to its correction")
+                corrected[prompt.object_id] = told[prompt.object_id]
+        return corrected
+
+    def _remove(self, event: Event, requests: _Requests) -> None:
+        """Carried out, and not answered, with whatever is sent next."""
         for object_id in event.remove:
             self._send(requests, RemoveObject(object_id))
-        for prompt in event.prompts:
-            self._send(requests, PromptFor(prompt, frame_seq))
 
     def _send(self, requests: _Requests, body: ClientBody) -> None:
         self.seq += 1
         requests.put(ClientMessage(self.seq, body, time.monotonic()))
 
-    def _compare(self, kind: str, frame: int, result: Result) -> None:
-        for answer in result.objects:
-            key = f"{kind}/{frame}/{answer.object_id}"
+    def _told(self, result: Result) -> dict[int, _Answer]:
+        """By object id."""
+        return {found.object_id: (found, self.backend.pointers[found.object_id]) for found in result.objects}
+
+    def _compare(self, kind: str, frame: int, answers: Mapping[int, _Answer]) -> None:
+        for object_id, (answer, pointer) in answers.items():
+            key = f"{kind}/{frame}/{object_id}"
             expected = {name: self.scenario.answer(f"{key}/{name}") for name in ("logits", "object_score", "pointer")}
             assert answer.logits is not None
             found = self.differences
             found.logits = max(found.logits, _largest(answer.logits, expected["logits"]))
             found.object_score = max(found.object_score, _largest(answer.object_score, expected["object_score"]))
-            found.pointer = max(found.pointer, _largest(self.backend.pointers[answer.object_id], expected["pointer"]))
+            found.pointer = max(found.pointer, _largest(pointer, expected["pointer"]))
             self.compared.add(key)
 
 
