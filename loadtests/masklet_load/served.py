@@ -73,7 +73,7 @@ class Process:
         """Start it, after stopping the one before. Raises BackendUnavailable if it does not become ready."""
         await self.stop()
         with self._log.open("ab") as log:
-            command = (sys.executable, "-m", "masklet", *self._arguments)
+            command = (sys.executable, "-P", "-m", "masklet", *self._arguments)
             begun = asyncio.create_task(asyncio.create_subprocess_exec(*command, stdout=log, stderr=log))
             try:
                 await asyncio.shield(begun)

@@ -31,7 +31,8 @@ def check_rule(key: str, value: object, source: str) -> None:
 
 
 _NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"  # of Kubernetes' objects and ports
-_ENDPOINT = rf"(dns:)?(\[[0-9a-fA-F:]+\]|[^\s:]+):\d{{1,5}}|k8s:{_NAME}(\.{_NAME})?:{_NAME}"
+_TO_65535 = r"0*([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_ENDPOINT = rf"(dns:)?(\[[0-9a-fA-F:]+\]|[^\s:]+):{_TO_65535}|k8s:{_NAME}(\.{_NAME})?:{_NAME}"
 
 
 def _endpoints(found: tuple[str, ...]) -> bool:

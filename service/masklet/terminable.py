@@ -1,11 +1,12 @@
-"""SIGTERM cancels what runs, so that processes started on the way are stopped too."""
+"""SIGTERM cancels what runs, so that processes started on the way are stopped, and files made on the way removed."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 
 @asynccontextmanager
@@ -20,3 +21,13 @@ async def terminable() -> AsyncIterator[None]:
     finally:
         with suppress(NotImplementedError):
             loop.remove_signal_handler(signal.SIGTERM)
+
+
+@contextmanager
+def leaving_on_sigterm() -> Iterator[None]:
+    """Within the block, which the main thread runs, SIGTERM raises SystemExit: status 143, as a shell would say."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

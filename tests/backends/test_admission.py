@@ -107,7 +107,7 @@ def test_those_who_were_admitted_before_are_let_in_and_count() -> None:
     for number in range(8):
         admission.take(str(number), at(2.0))
     assert admission.load == 16.0
-    with pytest.raises(OverCapacity, match=r"^2.0 objects x frames/s more are asked for; 16.0 of 10.0 are taken\. Come"):
+    with pytest.raises(OverCapacity, match=r"^2.0 objects x frames/s more are asked for; 16.0 of 10.0 are taken\."):
         admission.admit("new", TrackSettings())
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +87,20 @@ def test_a_metrics_port_in_use(capsys: pytest.CaptureFixture[str], taken_port: i
     line = complaint(capsys, "--metrics-port", str(taken_port))
     where = f"127.0.0.1:{taken_port} (server.metrics_host, server.metrics_port)"
     assert line == f"error: cannot serve metrics on {where}: Address already in use"
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path, capsys, monkeypatch):
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", refused)
+    assert main(["evaluate", "--data", str(tmp_path), "--backend", "fake"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "Permission denied" in error and error.count("\n") == 1
+
+
+def test_a_file_of_the_folder_in_use_that_is_named_like_a_module_harms_no_demo(tmp_path):
+    (tmp_path / "queue.py").write_text("raise SystemExit('this is not the queue you are looking for')")
+    command = [sys.executable, "-P", "-m", "masklet", "demo", "--backend", "fake", "--frames", "8", "--size", "96x96"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -46,7 +46,10 @@ def test_server_that_cannot_start_shows_its_last_words(tmp_path: Path) -> None:
     assert done.returncode == 2 and "the server ended with status" in done.stderr and "33" in done.stderr
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--size", "360"), ("--size", "8x8"), ("--frames", "0")])
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("--size", "360"), ("--size", "8x8"), ("--size", "32x4097"), ("--size", f"{5000 * '9'}x64"), ("--frames", "0")],
+)
 def test_bad_arguments_are_named(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path), flag, value]) == 2
     assert f"{flag} is {value}" in capsys.readouterr().err

@@ -42,7 +42,7 @@ def test_a_service_that_takes_calls_is_healthy(service, capsys):
 def test_a_service_it_does_not_have_is_not_healthy(service, capsys):
     address = address_in(service.wait_for("ready"))
     assert main(["health", "--server", address, "--service", "no.such.Service"]) == 1
-    assert "NOT_FOUND" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"{address} answers, but it has no service no.such.Service\n"
 
 
 def test_nobody_there_is_not_healthy(capsys):
@@ -74,6 +74,12 @@ def test_a_service_still_loading_is_not_healthy(capsys):
     finally:
         loading.process.kill()
         loading.process.communicate()
+
+
+def test_a_port_that_is_none_is_an_error(capsys):
+    """gRPC takes 107893 for 42357."""
+    assert main(["health", "--server", "127.0.0.1:107893"]) == 2
+    assert "--server is 127.0.0.1:107893, its port must be at most 65535" in capsys.readouterr().err
 
 
 def test_a_timeout_of_nothing_is_an_error(capsys):

@@ -251,3 +251,10 @@ def test_going_on_says_what_is_not_as_before(tmp_path, words, capsys):
 def test_numbers_that_make_no_sense_are_named(words, flag, capsys):
     assert main([*words, flag, "-3"]) == 2
     assert f"error: {flag} is -3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flag", "value", "most"), [("--threads", "100000", 4096), ("--workers", "99999999", 1024)])
+def test_more_threads_or_processes_than_can_be_are_refused(words, monkeypatch, flag, value, most, capsys):
+    monkeypatch.setattr("masklet.cli.train._recipe", pytest.fail)  # nothing has been started by then
+    assert main([*words, flag, value]) == 2
+    assert f"error: {flag} is {value}, must be at most {most}" in capsys.readouterr().err

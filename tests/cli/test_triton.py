@@ -69,7 +69,9 @@ def test_a_triton_that_cannot_start_is_one_line_and_status_2(tmp_path):
     assert "unknown model variant 'sam9'" in said
 
 
-@pytest.mark.parametrize("endpoint", ["nowhere", "dns:nowhere", "ftp:host:1", "host:", ":1", "host:port", ""])
+@pytest.mark.parametrize(
+    "endpoint", ["nowhere", "dns:nowhere", "ftp:host:1", "host:", ":1", "host:port", "host:65536", ""]
+)
 def test_an_endpoint_that_is_none_is_refused(capsys, endpoint):
     assert main(["serve", "--backend=triton", f"--triton={endpoint}"]) == 2
     assert "triton.endpoints" in capsys.readouterr().err
@@ -86,6 +88,29 @@ def test_no_triton_there_is_said(capsys):
 def test_what_is_not_there_is_an_error(flag, capsys):
     assert main(["triton", *PORTS, flag]) == 2
     assert "/nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--grpc-port", "--http-port", "--metrics-port", "--ready-timeout"])
+@pytest.mark.parametrize("value", ["-1", "99999"])
+def test_a_number_out_of_range_is_refused(flag, value, capsys):
+    assert main(["triton", *PORTS, flag, value]) == 2
+    most = 86400 if flag == "--ready-timeout" else 65535
+    assert (
+        f"error: {flag} is {float(value) if most == 86400 else value}, must be 0 to {most}" in capsys.readouterr().err
+    )
+
+
+def test_a_time_that_is_no_number_is_refused(capsys):
+    assert main(["triton", *PORTS, "--ready-timeout", "nan"]) == 2
+    assert "error: --ready-timeout is nan, must be 0 to 86400" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a" * 64])
+def test_a_host_that_cannot_be_listened_on_is_named(host, tmp_path, monkeypatch, capsys):
+    binary = install(tmp_path / "triton")
+    monkeypatch.setenv("PATH", f"{binary.parent}:{os.environ['PATH']}")
+    assert main(["triton", *PORTS, "--host", host]) == 2
+    assert f"error: host is {host}, which cannot be listened on: " in capsys.readouterr().err
 
 
 @pytest.mark.triton

@@ -127,6 +127,12 @@ def test_a_shift_that_cannot_be_is_named(tmp_path, by, said):
         masklet("convert", tmp_path / "other.pt", tmp_path / "out.pt", "--shift-object-score", by)
 
 
+def test_a_shift_out_of_the_weights_range_is_named(tmp_path, tiny_file):
+    with pytest.raises(WeightsError, match=r"shifted by 1e\+40: .* would not be finite"):
+        masklet("convert", tiny_file, tmp_path / "out.pt", "--shift-object-score", "1e40")
+    assert not (tmp_path / "out.pt").exists()
+
+
 def _answer(network):
     features = network.encode_image(torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
     row = torch.zeros(1, dtype=torch.long)

@@ -246,3 +246,35 @@ async def test_a_picture_whose_png_is_too_large_is_sent_as_jpeg(frames: list[Ima
     assert len(encode_frame(FrameCodec.PNG, frames[0])) > size
     async with running(max_frame_bytes=size) as server, masklet_client.connect(f"127.0.0.1:{server.port}") as client:
         assert (await client.segment(frames[0], CLICK)).objects[0].area_px > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"label": 0.5}, "label is 0.5, must be 1"),
+        ({"point": (3,)}, r"point is \(3,\), must be"),
+        ({"point": None}, "point is None"),
+        ({"object_id": "1"}, "object id '1' must be"),
+        ({"object_id": 1.5}, "object id 1.5 must be"),
+        ({"mode": "foo"}, "mode is 'foo', must be one of: refine, restart"),
+    ],
+)
+async def test_what_is_no_click_is_named(address: str, wrong: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"object_id": 1, "point": (3, 3)} | wrong
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        with pytest.raises(InvalidPrompt, match=message):
+            await stream.click(**given)
+        with pytest.raises(InvalidPrompt, match="mask for object 1 has no pixel"):
+            await stream.mask(1, np.zeros(SIZE, np.bool_))
+
+
+@pytest.mark.parametrize("size", [64, None, (2**40, 5), (4.5, 5), (float("nan"), 5)])
+def test_what_is_no_size_is_named(size: Any) -> None:
+    with pytest.raises(InvalidOpen, match="size is"):
+        masklet_client.connect().track(size)
+
+
+async def test_leaving_early_says_nothing_of_prompts_without_a_frame(address: str, caplog: Any) -> None:
+    async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
+        await stream.click(1, (3, 3))
+    assert "refused" not in caplog.text

@@ -137,3 +137,9 @@ def test_sixteen_bit_grey_keeps_its_levels(tmp_path: Path) -> None:
     assert (image == (levels >> 8)[:, :, None]).all()
     payload = (tmp_path / "0.png").read_bytes()
     assert (image == decode_frame(FrameCodec.PNG, payload, (40, 60))).all()
+
+
+def test_a_video_that_cannot_be_written_is_refused_before_its_first_frame(tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(CommandError, match=r"folder\.mp4: cannot be written as video \(Is a directory\)"):
+        VideoFile(tmp_path / "folder.mp4", (48, 64), Fraction(10))

@@ -103,3 +103,20 @@ def test_textures_differ_and_repeat() -> None:
     bank = AssetBank.procedural()
     one, again, other = (np.asarray(bank.texture(index)) for index in (1, 1, 2))
     assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_pictures_named_by_number_alone_are_a_film(tmp_path: Path) -> None:
+    (tmp_path / "film").mkdir()
+    for number in range(9):
+        _photo(number).save(tmp_path / "film" / f"{number:05d}.png")
+    bank = AssetBank.from_folders([tmp_path])
+    assert (len(bank.films), len(bank.films[0])) == (1, 9)
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    _photo().save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[37:45] = b"\x00" * 8
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"cannot read .*a\.png"):
+        AssetBank.from_folders([tmp_path])

@@ -18,11 +18,12 @@ async def send_all(camera: Source, stream: masklet_client.TrackStream) -> None:
 async def main(source: str = "0", address: str = "localhost:50051") -> None:
     """Click, send, and print what comes back."""
     with open_source(source) as camera:
-        async with masklet_client.connect(address) as client, client.track(camera.size) as stream:
+        policy = "latest" if camera.live else "block"
+        async with masklet_client.connect(address) as client, client.track(camera.size, policy=policy) as stream:
             await stream.click(1, (camera.size[1] / 2, camera.size[0] / 2))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(send_all(camera, stream))
-                async for result in stream:  # of the newest frames; others are dropped to keep up
+                async for result in stream:  # of a camera, of the newest frames: others are dropped to keep up
                     thing = result[1]
                     print(
                         result.frame_index, thing.state, thing.box, int(thing.mask.sum()), f"{result.latency_s:.3f} s"

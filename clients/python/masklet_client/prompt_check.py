@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from masklet.errors import InvalidPrompt
-from masklet.types import Prompt, Size
+from masklet.types import Prompt, PromptMode, Size
 
 _MAX_OBJECT_ID = 2**31 - 1
 
@@ -13,6 +15,10 @@ _MAX_OBJECT_ID = 2**31 - 1
 def check_prompt(prompt: Prompt, size: Size | None) -> None:
     """Raises InvalidPrompt, naming the value and the limit, if `prompt` cannot be for a frame of `size` (None: any)."""
     check_object_id(prompt.object_id)
+    if prompt.mode not in list(PromptMode):
+        raise InvalidPrompt(f"mode is {prompt.mode!r}, must be one of: {', '.join(PromptMode)}")
+    if prompt.mask is not None and not prompt.mask.any():
+        raise InvalidPrompt(f"mask for object {prompt.object_id} has no pixel")
     if prompt.mask is None and prompt.box is None and not len(prompt.points):
         raise InvalidPrompt(f"prompt for object {prompt.object_id} has no point, box or mask")
     if prompt.mask is not None and (prompt.box is not None or len(prompt.points)):
@@ -34,8 +40,16 @@ def check_prompt(prompt: Prompt, size: Size | None) -> None:
 
 def check_object_id(object_id: int) -> None:
     """Raises InvalidPrompt, naming the value and the limit."""
-    if not 1 <= object_id <= _MAX_OBJECT_ID:
-        raise InvalidPrompt(f"object id {object_id} must be 1 to {_MAX_OBJECT_ID}")
+    if not isinstance(object_id, int | np.integer) or not 1 <= object_id <= _MAX_OBJECT_ID:
+        raise InvalidPrompt(f"object id {object_id!r} must be 1 to {_MAX_OBJECT_ID}")
+
+
+def check_click(point: Sequence[float], label: int) -> None:
+    """Raises InvalidPrompt if they are not two numbers, and 1 or 0."""
+    if np.shape(point) != (2,):
+        raise InvalidPrompt(f"point is {point!r}, must be (x, y)")
+    if label not in (0, 1):
+        raise InvalidPrompt(f"label is {label!r}, must be 1, on the object, or 0, not on it")
 
 
 def _check_box(prompt: Prompt, size: Size | None) -> None:

@@ -59,7 +59,8 @@ class Reader:
             self.dropped += 1
         elif isinstance(event, RequestFailed):
             self.failures.append(event)
-            logger.warning("request %d refused: %s: %s", event.request_seq, event.error.reason, event.error)
+            if not self._journal.hurried:  # closing early leaves prompts without a frame: no news
+                logger.warning("request %d refused: %s: %s", event.request_seq, event.error.reason, event.error)
         if self._on_event is not None:
             self._on_event(event)
         if await self._inbox.put(event):

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypedDict, TypeVar
 
+import numpy as np
+
 from masklet.errors import InvalidOpen
 from masklet.types import DropPolicy, FrameCodec, MaskEncoding, Profile, Size
 
@@ -102,11 +104,12 @@ class StreamSettings:
         Raises:
             InvalidOpen: a value that is not offered; the message lists those that are.
         """
-        if len(size) != 2:
-            raise InvalidOpen(f"size is {list(size)}, must be (height, width)", field="size")
+        if np.shape(size) != (2,) or not all(isinstance(side, int | np.integer) for side in size):
+            raise InvalidOpen(f"size is {size!r}, must be (height, width)", field="size")
         height, width = (int(side) for side in size)
-        if min(height, width) < 1:
-            raise InvalidOpen(f"size is {height} x {width} (height x width), must be at least 1 x 1", field="size")
+        if not 1 <= min(height, width) <= max(height, width) <= _MAX_SIDE:
+            limits = f"1 x 1 to {_MAX_SIDE} x {_MAX_SIDE}"
+            raise InvalidOpen(f"size is {height} x {width} (height x width), must be {limits}", field="size")
         for key, least, most in _RANGES:
             value = options.get(key)
             if value is not None and not least <= value <= most:  # type: ignore[operator]
@@ -116,6 +119,7 @@ class StreamSettings:
         return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
 
 
+_MAX_SIDE = 2**31 - 1  # of the protocol; the server's limit is smaller
 _RECONNECT_RANGES = (
     ("give_up_s", 0, 10**9),
     ("first_delay_s", 0, 10**9),

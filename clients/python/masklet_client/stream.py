@@ -19,7 +19,7 @@ from masklet_client.call import Call
 from masklet_client.events import Dropped, Event, GoAway, Opened, RequestFailed, Result
 from masklet_client.inbox import Inbox
 from masklet_client.journal import Journal
-from masklet_client.prompt_check import check_object_id, check_prompt
+from masklet_client.prompt_check import check_click, check_object_id, check_prompt
 from masklet_client.reader import Reader
 from masklet_client.resuming import Resuming, given_up
 from masklet_client.settings import Reconnect, StreamSettings
@@ -163,6 +163,7 @@ class TrackStream:
         mode: PromptMode = PromptMode.REFINE,
     ) -> int:
         """Click at (x, y): label 1 is on the object, 0 is not. Adds to other clicks on the object and frame."""
+        check_click(point, label)
         clicks = Prompt.clicks(object_id, [point], [label], keep_old_points=True, mode=mode)
         return await self.prompt(clicks, frame_seq=frame_seq)
 

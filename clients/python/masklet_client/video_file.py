@@ -40,6 +40,7 @@ class VideoFile:
             path.parent.mkdir(parents=True, exist_ok=True)
             container = av.open(str(path), "w", options=options)
             self._stream = container.add_stream("libx264", rate=rate, options=_OPTIONS)
+            path.open("ab").close()  # FFmpeg finds out at the first packet only
         except (av.FFmpegError, ValueError, OSError) as error:
             reason = getattr(error, "strerror", None) or error
             raise CommandError(f"{path}: cannot be written as video ({reason}); try a name that ends in .mp4") from None

@@ -405,7 +405,10 @@ def free_ports(host: str, asked: tuple[int, ...]) -> list[int]:
 
 def _free_port(host: str, stack: contextlib.ExitStack) -> int:
     probe = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
-    probe.bind((host, 0))
+    try:
+        probe.bind((host, 0))
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"host is {host}, which cannot be listened on: {error}") from error
     return int(probe.getsockname()[1])
 
 

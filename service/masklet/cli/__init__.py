@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # what read our output has gone (`... | head`), so the rest is thrown away
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _EXIT_UNREAD
+    except OSError as error:  # a folder that may not be read, a full disk
+        print(f"error: {error}", file=sys.stderr)
+        return _EXIT_ERROR
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -112,7 +112,7 @@ async def _through_server(args: argparse.Namespace, clip: Clip) -> _Tracked:
 async def _service(flags: list[str], log: Path) -> AsyncIterator[str]:
     """A server process of our own, ready; stopped by its process id however the block ends."""
     port = _free_port()
-    command = [sys.executable, "-m", "masklet", "serve", f"--port={port}", "--metrics-port=0", *flags]
+    command = [sys.executable, "-P", "-m", "masklet", "serve", f"--port={port}", "--metrics-port=0", *flags]
     with log.open("wb") as sink:
         process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
@@ -227,8 +227,8 @@ def _report(out: Path, clip: Clip, tracked: _Tracked) -> None:
 
 def _size(text: str) -> Size:
     height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 32):
-        raise ConfigError(f"--size is {text}, must be HEIGHTxWIDTH in pixels, each at least 32, for example 360x640")
+    if not all(side.isdecimal() and len(side) <= 4 and 32 <= int(side) <= 4096 for side in (height, width)):
+        raise ConfigError(f"--size is {text}, must be HEIGHTxWIDTH in pixels, each 32 to 4096, for example 360x640")
     return int(height), int(width)
 
 

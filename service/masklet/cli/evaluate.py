@@ -15,6 +15,7 @@ from typing import Self
 
 from masklet.cli.evaluation_backend import add_model_arguments, open_backend
 from masklet.cli.evaluation_data import add_data_arguments, min_area_px, open_data
+from masklet.config import ModelConfig
 from masklet.errors import ConfigError, MaskletError
 from masklet.training.datasets import VideoSequence
 from masklet.training.evaluation import MODES, EvaluationSettings, Report, evaluate, format_table
@@ -62,6 +63,7 @@ def _add_prompt_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate; raises DatasetError, WeightsError, ConfigError or whatever the backend raises."""
+    _check_model(args)
     settings = EvaluationSettings(
         min_area_px=min_area_px(args),
         clicks=_numbers(args.clicks),
@@ -77,6 +79,13 @@ def run(args: argparse.Namespace) -> int:
         if scores is not None:
             scores.finish(report)
     return 0
+
+
+def _check_model(args: argparse.Namespace) -> None:
+    """Raises ConfigError for an option of the model where there is none."""
+    for key, usual in asdict(ModelConfig()).items():
+        if args.backend == "fake" and getattr(args, key, usual) != usual:
+            raise ConfigError(f"--{key.replace('_', '-')} is {getattr(args, key)}, which --backend fake does not use")
 
 
 async def _evaluate(

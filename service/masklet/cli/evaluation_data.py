@@ -17,6 +17,8 @@ _SYNTHETIC = "synthetic"
 _DEFAULT_SEEDS = range(40)
 _SYNTHETIC_MIN_AREA_PX = 64
 _FRAMES, _SIDE_PX, _OBJECTS = 32, 256, 4
+_MOST_CLIPS = 100_000
+_LIMITS = (("frames", 3, 10_000, _FRAMES), ("size", 32, 4096, _SIDE_PX), ("objects", 1, 64, _OBJECTS))
 # Of a part or a stretch of backdrop no single click says where it ends.
 _WHOLE_OBJECTS: Mapping[str, Any] = {"regions": 0.0, "part": 0.0}
 
@@ -33,7 +35,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--kind", choices=("auto", *KINDS), default="auto", help="of the folder (default: %(default)s)")
     group.add_argument("--split", default="", metavar="NAME", help="of the folder, for example val (default: all)")
-    group.add_argument("--sequences", type=int, default=0, metavar="N", help="the first N only (default: all)")
+    group.add_argument("--sequences", type=int, metavar="N", help="the first N only (default: all)")
     group.add_argument("--frames", type=int, metavar="N", help=f"of a synthetic clip (default: {_FRAMES})")
     group.add_argument("--size", type=int, metavar="PX", help=f"synthetic sides (default: {_SIDE_PX})")
     group.add_argument("--objects", type=int, metavar="N", help=f"synthetic, at most (default: {_OBJECTS})")
@@ -53,14 +55,17 @@ def open_data(args: argparse.Namespace) -> Sequence[VideoSequence]:
         ConfigError: numbers that make no sense.
         DatasetError: no dataset there, or one that does not agree with itself.
     """
-    if args.sequences < 0:
-        raise ConfigError(f"--sequences is {args.sequences}, must be at least 0")
+    if args.sequences is not None and args.sequences < 1:
+        raise ConfigError(f"--sequences is {args.sequences}, must be at least 1")
     seeds = _seeds(args.data)
     given = [name for name in ("frames", "size", "objects", "assets") if getattr(args, name) is not None]
     if seeds is None and given:
         raise ConfigError(f"--{given[0]} is of synthetic clips, --data is {args.data}")
+    for name, usual in (("kind", "auto"), ("split", "")):
+        if seeds is not None and getattr(args, name) != usual:
+            raise ConfigError(f"--{name} is of a folder, --data is {args.data}")
     found = open_dataset(Path(args.data), kind=args.kind, split=args.split) if seeds is None else _drawn(args, seeds)
-    return found[: args.sequences] if args.sequences else found
+    return found[: args.sequences]
 
 
 def _seeds(text: str) -> range | None:
@@ -70,10 +75,13 @@ def _seeds(text: str) -> range | None:
         return None
     if not listed:
         return _DEFAULT_SEEDS
-    match = re.fullmatch(r"(\d+)-(\d+)", listed)
+    match = re.fullmatch(r"(\d{1,20})-(\d{1,20})", listed)
     if match is None or int(match[1]) > int(match[2]):
         raise ConfigError(f"--data is {text}, must be {_SYNTHETIC}:FIRST-LAST, for example {_SYNTHETIC}:0-39")
-    return range(int(match[1]), int(match[2]) + 1)
+    first, last = int(match[1]), int(match[2])
+    if last - first >= _MOST_CLIPS:
+        raise ConfigError(f"--data is {text}: {last - first + 1} clips, must be at most {_MOST_CLIPS}")
+    return range(first, last + 1)
 
 
 def _drawn(args: argparse.Namespace, seeds: range) -> list[VideoSequence]:
@@ -82,10 +90,12 @@ def _drawn(args: argparse.Namespace, seeds: range) -> list[VideoSequence]:
     from masklet.training.synthetic import SyntheticSettings, SyntheticVideo
 
     numbers = []
-    for name, least, usual in (("frames", 3, _FRAMES), ("size", 32, _SIDE_PX), ("objects", 1, _OBJECTS)):
+    for name, least, most, usual in _LIMITS:
         number = usual if getattr(args, name) is None else getattr(args, name)
         if number < least:
             raise ConfigError(f"--{name} is {number}, must be at least {least}")
+        if number > most:
+            raise ConfigError(f"--{name} is {number}, must be at most {most}")
         numbers.append(number)
     frames, side, objects = numbers
     assets = AssetBank.from_folders(args.assets) if args.assets else AssetBank.procedural()

@@ -11,6 +11,7 @@ from masklet.errors import ConfigError
 
 _NOT_SERVING = 1
 _LONGEST_S = 86_400
+_LAST_PORT = 65535
 _DESCRIPTION = """\
 Ask over gRPC (grpc.health.v1) whether a masklet service or a Triton takes calls.
 
@@ -36,9 +37,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask once; 0 if it serves, else 1. Raises ConfigError for a timeout that makes no sense."""
+    """Ask once; 0 if it serves, else 1. Raises ConfigError for a timeout or a port that makes no sense."""
     if not 0 < args.timeout <= _LONGEST_S:
         raise ConfigError(f"--timeout is {args.timeout:g}, must be above 0 and at most {_LONGEST_S} seconds")
+    port = args.server.rpartition(":")[2]
+    if port.isdecimal() and float(port) > _LAST_PORT:  # gRPC would ask at another one
+        raise ConfigError(f"--server is {args.server}, its port must be at most {_LAST_PORT}")
     answer = _ask(args.server, args.service, args.timeout)
     print(answer)
     return 0 if answer == "SERVING" else _NOT_SERVING
@@ -54,10 +58,12 @@ def _ask(server: str, service: str, timeout_s: float) -> str:
         try:
             reply = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)
         except grpc.RpcError as error:
-            return _reason(server, error)
+            return _reason(server, service, error)
     name: str = health_pb2.HealthCheckResponse.ServingStatus.Name(reply.status)
     return name
 
 
-def _reason(server: str, error: Any) -> str:
+def _reason(server: str, service: str, error: Any) -> str:
+    if error.code().name == "NOT_FOUND":
+        return f"{server} answers, but it has no service {service}"
     return f"no answer from {server}: {error.code().name}: {error.details()}"

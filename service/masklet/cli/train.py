@@ -25,7 +25,8 @@ from masklet.training.run_folder import RunFolder
 from masklet.training.trainer import RunSettings, Trainer
 
 _RECIPES = ("nano", "finetune")
-_MOST_WORKERS = 8  # of one process that trains; each holds batches that are ready
+_MOST_WORKERS = 8  # of one process that trains, unless asked for; each holds batches that are ready
+_MOST = {"threads": 4096, "workers": 1024}  # more of them crash the process, or fill memory
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -57,7 +58,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:N or auto (default: auto)")
     parser.add_argument("--precision", default="auto", help="float32, bfloat16 or auto (default: auto)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all cores)")
-    parser.add_argument("--workers", type=int, default=-1, help="processes that prepare clips, of each process that "
+    parser.add_argument("--workers", type=int, help="processes that prepare clips, of each process that "
                         "trains (default: its share of the cores, half of it with a GPU, else a quarter; 1 to "
                         f"{_MOST_WORKERS})")  # fmt: skip
     parser.add_argument("--save-every", type=int, default=200, metavar="STEPS", help="default: 200")
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if device.type == "cpu":
         keep_freed_memory()
     processes = join_processes(device)
-    workers = args.workers if args.workers >= 0 else _default_workers(device)
+    workers = _default_workers(device) if args.workers is None else args.workers
     settings = RunSettings(
         folder=args.out,
         device=device,
@@ -132,11 +133,13 @@ def _train(trainer: Trainer, init: Path | None, args: argparse.Namespace) -> int
 
 def _check(args: argparse.Namespace) -> None:
     """Raises ConfigError for numbers that make no sense."""
-    limits = (("threads", args.threads, 0), ("workers", args.workers, -1), ("save-every", args.save_every, 1),
+    limits = (("threads", args.threads, 0), ("workers", args.workers or 0, 0), ("save-every", args.save_every, 1),
               ("time-limit-s", args.time_limit_s, 0))  # fmt: skip
     for name, value, least in limits:
         if not least <= value < math.inf:
             raise ConfigError(f"--{name} is {value}, must be at least {least}", field=name)
+        if value > _MOST.get(name, value):
+            raise ConfigError(f"--{name} is {value}, must be at most {_MOST[name]}", field=name)
 
 
 def _recipe(args: argparse.Namespace) -> Recipe:

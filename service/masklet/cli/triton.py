@@ -13,7 +13,7 @@ from types import FrameType
 
 from masklet.backends.triton_server import TritonOptions, TritonServer, gpu_number
 from masklet.config_file import config_keys
-from masklet.errors import BackendUnavailable
+from masklet.errors import BackendUnavailable, ConfigError
 
 _FLAGS = {
     "--variant": "model.variant",
@@ -32,6 +32,9 @@ Run NVIDIA Triton with masklet's model: the one on the PATH, of /opt/tritonserve
 (pip install --no-deps nvidia-pytriton==0.7.0). Serve it with `masklet serve --backend triton --triton HOST:PORT`.
 
 Triton has no authentication: keep it on the loopback or a private network."""
+_PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
+_LAST_PORT = 65535
+_LONGEST_S = 86_400
 _DEVICE = "model.device"
 _DEVICE_HELP = '"auto", the default, is the CPU here.'
 
@@ -46,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    for name, port in (("grpc", 8001), ("http", 8000), ("metrics", 8002)):
+    for name, port in _PORTS.items():
         text = f"{name} port; 0: any free one (default: %(default)s)"
         parser.add_argument(f"--{name}-port", type=int, default=port, metavar="N", help=text)
     parser.add_argument(
@@ -83,6 +86,10 @@ def _wait(server: TritonServer, told: threading.Event) -> int:
 
 
 def _options(args: argparse.Namespace) -> TritonOptions:
+    """Raises ConfigError for numbers that make no sense."""
+    for name, most in (*((f"{name}_port", _LAST_PORT) for name in _PORTS), ("ready_timeout", _LONGEST_S)):
+        if not 0 <= getattr(args, name) <= most:
+            raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}, must be 0 to {most}")
     given = {key: str(value) for key, value in vars(args).items() if key in config_keys()}
     device = given.get(_DEVICE) or os.environ.get(config_keys()[_DEVICE].variable, "")
     return TritonOptions(

@@ -18,6 +18,7 @@ from masklet.backends.base import Backend
 from masklet.cli.own_triton import own_triton
 from masklet.config import ModelConfig
 from masklet.errors import ConfigError, MaskletError
+from masklet.terminable import leaving_on_sigterm
 from masklet.types import ModelDescription
 from masklet.verification.replay import Differences, ObservedBackend, Replay
 from masklet.verification.scenario import Scenario, find_scenarios, read_scenario, write_weights
@@ -46,7 +47,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     text = "a Triton that runs the scenarios' model and weights (default: start one for each scenario)"
     parser.add_argument("--triton", metavar="HOST:PORT", help=text)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N or auto (default: cpu)")
-    parser.add_argument("--precision", default="float32", help="float32 or bfloat16 (default: float32)")
+    choices = ("float32", "bfloat16")
+    parser.add_argument("--precision", choices=choices, default="float32", help="default: float32")
     parser.set_defaults(run=run)
 
 
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--triton is {args.triton}, which only --backend triton uses, not {args.backend}")
     paths = [path for folder in args.folders for path in find_scenarios(folder)]
     print(_HEADER)
-    with tempfile.TemporaryDirectory(prefix="masklet-verify-") as folder:
+    with leaving_on_sigterm(), tempfile.TemporaryDirectory(prefix="masklet-verify-") as folder:
         passed = [asyncio.run(_verify(path, args, Path(folder))) or _in_another_order(path, args) for path in paths]
     print(f"{sum(passed)} of {len(passed)} scenarios inside the tolerances")
     return 0 if all(passed) else 1
@@ -71,7 +73,7 @@ def _in_another_order(path: Path, args: argparse.Namespace) -> bool:
     """
     if args.backend != "embedded" or args.device != "cpu" or "MKL_CBWR" in os.environ:
         return False
-    command = [sys.executable, "-m", "masklet", "verify", str(path), "--precision", args.precision]
+    command = [sys.executable, "-P", "-m", "masklet", "verify", str(path), "--precision", args.precision]
     again = subprocess.run(command, capture_output=True, text=True, env=os.environ | _OTHER_ORDER)
     line = next((line for line in again.stdout.splitlines() if line.endswith("  ok")), "")
     if line:

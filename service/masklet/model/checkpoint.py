@@ -12,6 +12,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def save_checkpoint(state: Mapping[str, Tensor], path: str | Path) -> None:
         part.chmod(mode)
         os.replace(part, file)
     except (OSError, RuntimeError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise WeightsError(f"{file}: cannot be written: {error}") from error
 
 
@@ -102,13 +104,16 @@ def shift_object_score(state: Mapping[str, Tensor], by: float) -> dict[str, Tens
     For weights that are too sure that an object is present, or absent.
 
     Raises:
-        WeightsError: the state, of official keys, is of no SAM 2; or `by` is not finite.
+        WeightsError: the state, of official keys, is of no SAM 2; or `by` or the outcome is not finite.
     """
     if not math.isfinite(by):
         raise WeightsError(f"the object score cannot be shifted by {by}: must be finite")
     if OBJECT_SCORE_BIAS not in state:
         raise WeightsError(f"no object score to shift: there is no {OBJECT_SCORE_BIAS}")
-    return {**state, OBJECT_SCORE_BIAS: state[OBJECT_SCORE_BIAS] + by}
+    bias = state[OBJECT_SCORE_BIAS] + by
+    if not bias.isfinite().all():
+        raise WeightsError(f"the object score cannot be shifted by {by}: {OBJECT_SCORE_BIAS} would not be finite")
+    return {**state, OBJECT_SCORE_BIAS: bias}
 
 
 def mean_weights(states: Sequence[tuple[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
@@ -162,9 +167,9 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _check_file(file: Path) -> bytes:
-    if file.is_dir():
-        raise WeightsError(f"{file} is a directory, not a checkpoint")
     try:
+        if file.is_dir():
+            raise WeightsError(f"{file} is a directory, not a checkpoint")
         size = file.stat().st_size
         with file.open("rb") as opened:
             magic = opened.read(16)

@@ -207,6 +207,7 @@ async def serve(config: Config, *, ready: Callable[[Server], None] | None = None
             serving.cancel()
 
     try:
+        await asyncio.sleep(0)  # a signal during the imports cancels here, not halfway through the start of gRPC
         with first_signal(ask):
             async with server:
                 if ready:

@@ -115,7 +115,7 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
 
 def _film_name(path: Path) -> str:
     """The same for all frames of a film."""
-    return str(path) if path.suffix.lower() == _VIDEO_SUFFIX else str(path.with_name(path.stem.rstrip("0123456789")))
+    return str(path) if path.suffix.lower() == _VIDEO_SUFFIX else str(path.parent / path.stem.rstrip("0123456789"))
 
 
 def _pictures(path: Path) -> list[Image.Image]:
@@ -124,7 +124,7 @@ def _pictures(path: Path) -> list[Image.Image]:
             return [_shrunk_photo(frame) for frame in _video_frames(path)]
         with Image.open(path) as file:
             picture = _cutout(file) if _is_cutout(file) else _photo(file)
-    except (OSError, ValueError, av.FFmpegError) as error:
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise ConfigError(f"cannot read {path}: {error}") from error
     return [] if picture is None else [picture]
 

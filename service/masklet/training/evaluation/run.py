@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -56,6 +57,7 @@ async def evaluate(
     chosen = settings or EvaluationSettings()
     done: list[SequenceScore] = []
     for sequence in sequences:
+        await asyncio.sleep(0)  # else Ctrl-C would not arrive with a tracker that never waits
         started_s = time.perf_counter()
         objects = await _MODES[mode](tracker, sequence, chosen, watch)
         done.append(SequenceScore(sequence.name, sequence.frame_count, time.perf_counter() - started_s, objects))
