@@ -18,13 +18,12 @@ from pathlib import Path
 import pytest
 from tests.backends.triton_process import CONFIG, READY_S, options
 
-from masklet.backends import triton_server
+from masklet.backends import triton_installation, triton_server
+from masklet.backends.triton_installation import Installation, find_triton
 from masklet.backends.triton_server import (
-    Installation,
     TritonOptions,
     TritonServer,
     default_repository,
-    find_triton,
     free_ports,
     model_environment,
 )
@@ -36,7 +35,7 @@ from masklet.errors import BackendUnavailable, ConfigError
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without Triton."""
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(triton_server, "_CONTAINER", Path("/nowhere"))
+    monkeypatch.setattr(triton_installation, "_CONTAINER", Path("/nowhere"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
 
@@ -75,7 +74,7 @@ def test_a_proxy_is_not_asked_whether_triton_is_ready(monkeypatch):
 
 def test_the_path_comes_before_the_container(nowhere, tmp_path, monkeypatch):
     binary = install(tmp_path / "path")
-    monkeypatch.setattr(triton_server, "_CONTAINER", tmp_path / "container")
+    monkeypatch.setattr(triton_installation, "_CONTAINER", tmp_path / "container")
     install(tmp_path / "container")
     assert find_triton().binary == tmp_path / "container" / "bin" / "tritonserver"
     monkeypatch.setenv("PATH", str(binary.parent))
@@ -85,7 +84,7 @@ def test_the_path_comes_before_the_container(nowhere, tmp_path, monkeypatch):
 @pytest.mark.triton
 def test_of_the_wheel_a_copy_is_prepared_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(triton_server, "_CONTAINER", Path("/nowhere"))
+    monkeypatch.setattr(triton_installation, "_CONTAINER", Path("/nowhere"))
     found = find_triton(tmp_path)
     stub = found.backends / "python" / "triton_python_backend_stub"
     assert os.access(stub, os.X_OK)

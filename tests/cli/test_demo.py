@@ -48,7 +48,14 @@ def test_server_that_cannot_start_shows_its_last_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("--size", "360"), ("--size", "8x8"), ("--size", "32x4097"), ("--size", f"{5000 * '9'}x64"), ("--frames", "0")],
+    [
+        ("--size", "360"),
+        ("--size", "8x8"),
+        ("--size", "32x4097"),
+        ("--size", f"{5000 * '9'}x64"),
+        ("--frames", "0"),
+        ("--frames", "10001"),
+    ],
 )
 def test_bad_arguments_are_named(flag: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path), flag, value]) == 2

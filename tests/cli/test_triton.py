@@ -90,14 +90,22 @@ def test_what_is_not_there_is_an_error(flag, capsys):
     assert "/nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", ["--grpc-port", "--http-port", "--metrics-port", "--ready-timeout"])
+MOST = {
+    "--grpc-port": 65535,
+    "--http-port": 65535,
+    "--metrics-port": 65535,
+    "--ready-timeout": 86400,
+    "--exit-timeout": 86400,
+    "--shm-mib": 65536,
+}
+
+
+@pytest.mark.parametrize("flag", MOST)
 @pytest.mark.parametrize("value", ["-1", "99999"])
 def test_a_number_out_of_range_is_refused(flag, value, capsys):
     assert main(["triton", *PORTS, flag, value]) == 2
-    most = 86400 if flag == "--ready-timeout" else 65535
-    assert (
-        f"error: {flag} is {float(value) if most == 86400 else value}, must be 0 to {most}" in capsys.readouterr().err
-    )
+    named = float(value) if flag == "--ready-timeout" else value
+    assert f"error: {flag} is {named}, must be 0 to {MOST[flag]}" in capsys.readouterr().err
 
 
 def test_a_time_that_is_no_number_is_refused(capsys):

@@ -1,15 +1,9 @@
-"""Finds a Triton on this machine, prepares it, runs it. stdlib only.
-
-Three places: `tritonserver` on the PATH, /opt/tritonserver of NVIDIA's containers, or the wheel `nvidia-pytriton`,
-which carries the server and Python stubs for several Python versions, but not where the server looks for them.
-"""
+"""Runs a Triton of this machine with the model. stdlib only."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
-import importlib.util
 import logging
 import math
 import os
@@ -32,15 +26,13 @@ from types import TracebackType
 from typing import IO, Self
 
 import masklet
+from masklet.backends.triton_installation import STUB, Installation, find_triton
 from masklet.backends.triton_tensors import MODEL
 from masklet.config import ModelConfig
 from masklet.config_file import config_keys
 from masklet.errors import BackendUnavailable, ConfigError
 
-_CONTAINER = Path("/opt/tritonserver")
 _REPOSITORY = "model_repo"
-_STUB = "triton_python_backend_stub"
-_EXECUTABLE = 0o755
 _REGION = "/dev/shm/triton_python_backend_shm_region_"
 _POLL_S = 0.1
 _LOOK_S = 1.0
@@ -49,21 +41,6 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy comes between the two
 _LOG = logging.getLogger(__name__)
 _CPU_KIND = "kind: KIND_CPU"
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """A Triton that can be run.
-
-    Attributes:
-        binary: the server.
-        backends: folder with the backend `python`.
-        libraries: folders the dynamic loader has to look into as well.
-    """
-
-    binary: Path
-    backends: Path
-    libraries: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,58 +71,6 @@ class TritonOptions:
     environment: Mapping[str, str] = field(default_factory=dict)
     repository: Path | None = None
     log: Path | None = None
-
-
-def find_triton(cache: Path | None = None) -> Installation:
-    """The Triton to run; of the wheel, with a copy of its Python backend in `cache` (None: the user's).
-
-    Raises:
-        ConfigError: there is none, or the wheel has no stub for this Python.
-    """
-    on_path = shutil.which("tritonserver")
-    roots = ([Path(on_path).resolve().parent.parent] if on_path else []) + [_CONTAINER]
-    for root in roots:
-        if (root / "bin" / "tritonserver").is_file() and (root / "backends" / "python").is_dir():
-            return Installation(root / "bin" / "tritonserver", root / "backends", (root / "lib",))
-    spec = importlib.util.find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise ConfigError(
-            "no Triton found: neither tritonserver on the PATH, nor /opt/tritonserver, nor the wheel "
-            "(pip install --no-deps nvidia-pytriton==0.7.0; Linux on x86-64)"
-        )
-    return _prepare_wheel(Path(spec.submodule_search_locations[0]), cache or _user_cache())
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "masklet"
-
-
-def _prepare_wheel(package: Path, cache: Path) -> Installation:
-    server = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / version / _STUB
-    binary = server / "bin" / "tritonserver"
-    if not stub.is_file() or not binary.is_file():
-        raise ConfigError(f"{server} holds no server, or no stub for Python {version}")
-    name = hashlib.sha256(f"{stub} {stub.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    backends = cache / f"triton-{version}-{name}"
-    if not backends.is_dir():
-        _copy_backend(server / "backends" / "python", stub, backends)
-    if not os.access(binary, os.X_OK):
-        binary.chmod(_EXECUTABLE)
-    return Installation(binary, backends, (package.parent / "nvidia_pytriton.libs",))
-
-
-def _copy_backend(source: Path, stub: Path, target: Path) -> None:
-    """Made aside and renamed, so that two processes may do it at a time and none sees half of it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as made:
-        folder = Path(made) / "backends"
-        shutil.copytree(source, folder / "python", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(stub, folder / "python" / _STUB)
-        (folder / "python" / _STUB).chmod(_EXECUTABLE)
-        with contextlib.suppress(OSError):  # another process was first
-            folder.rename(target)
 
 
 def model_environment(model: ModelConfig) -> dict[str, str]:
@@ -373,7 +298,7 @@ def _models_of(pid: int) -> set[int]:
     """The processes of its Python models."""
     threads = Path(f"/proc/{pid}/task").iterdir()
     children = {int(child) for thread in threads for child in (thread / "children").read_text().split()}
-    return {child for child in children if _STUB.startswith(Path(f"/proc/{child}/comm").read_text().strip())}
+    return {child for child in children if STUB.startswith(Path(f"/proc/{child}/comm").read_text().strip())}
 
 
 def _environment(installation: Installation, settings: Mapping[str, str]) -> dict[str, str]:

@@ -32,6 +32,7 @@ from masklet_client.video_file import VideoFile
 _SEED = 7
 _OBJECTS = 4
 _RATE = Fraction(24)
+_MOST_FRAMES = 10_000  # they are held in memory
 _READY_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
 _LOG_LINES_SHOWN = 8
@@ -77,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     size = _size(args.size)
-    if args.frames < 1:
-        raise ConfigError(f"--frames is {args.frames}, must be at least 1")
+    if not 1 <= args.frames <= _MOST_FRAMES:
+        raise ConfigError(f"--frames is {args.frames}, must be 1 to {_MOST_FRAMES}")
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -35,6 +35,7 @@ Triton has no authentication: keep it on the loopback or a private network."""
 _PORTS = {"grpc": 8001, "http": 8000, "metrics": 8002}
 _LAST_PORT = 65535
 _LONGEST_S = 86_400
+_MOST_SHM_MIB = 65_536
 _DEVICE = "model.device"
 _DEVICE_HELP = '"auto", the default, is the CPU here.'
 
@@ -87,7 +88,8 @@ def _wait(server: TritonServer, told: threading.Event) -> int:
 
 def _options(args: argparse.Namespace) -> TritonOptions:
     """Raises ConfigError for numbers that make no sense."""
-    for name, most in (*((f"{name}_port", _LAST_PORT) for name in _PORTS), ("ready_timeout", _LONGEST_S)):
+    times = (("ready_timeout", _LONGEST_S), ("exit_timeout", _LONGEST_S), ("shm_mib", _MOST_SHM_MIB))
+    for name, most in (*((f"{name}_port", _LAST_PORT) for name in _PORTS), *times):
         if not 0 <= getattr(args, name) <= most:
             raise ConfigError(f"--{name.replace('_', '-')} is {getattr(args, name)}, must be 0 to {most}")
     given = {key: str(value) for key, value in vars(args).items() if key in config_keys()}
