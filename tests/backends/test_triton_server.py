@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -145,6 +147,30 @@ def stubborn(tmp_path: Path) -> Iterator[TritonServer]:
         while "up" not in (tmp_path / "log").read_text():
             assert server.process.poll() is None
         yield server
+
+
+HOLDS_MEMORY = """#!{python}
+import mmap, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open("{region}", "w+b") as file:
+    file.truncate(4096)
+    held = mmap.mmap(file.fileno(), 4096)
+print("up", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_server_killed_before_it_was_ready_leaves_no_shared_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(triton_server, "_KILL_AFTER_S", 0.1)
+    region = Path(f"{triton_server._REGION}{uuid.uuid4()}")
+    binary = install(tmp_path / "triton")
+    binary.write_text(HOLDS_MEMORY.format(python=sys.executable, region=region))
+    asked = TritonOptions(log=tmp_path / "log", exit_timeout_s=0)
+    with TritonServer(asked, Installation(binary, binary.parent)) as server:
+        while "up" not in (tmp_path / "log").read_text():
+            assert server.process.poll() is None
+        assert region.exists()
+    assert server.process.returncode == -signal.SIGKILL and not region.exists()
 
 
 def test_a_server_that_does_not_stop_is_killed(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def home(backend: RoutedBackend, servers: Sequence[TritonServer], session_id: st
 def stop_fleet() -> None:
     """At the end of the session, at once: nothing is left to be saved."""
     for server in _STARTED:
-        server.process.kill()
+        server.kill()
     _STARTED.clear()
     _LIVING.clear()
     _STACK.close()

@@ -140,7 +140,7 @@ class TritonServer:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(max(0.0, self._due_s - time.monotonic()))
         if self.process.poll() is None:
-            self.process.kill()
+            self.kill()
             self.process.wait()
         for region in self._regions:  # left behind by a server that did not end by itself, or not in time
             region.unlink(missing_ok=True)
@@ -164,6 +164,12 @@ class TritonServer:
             self._due_s = min(self._due_s, time.monotonic() + limit_s)
         if self.process.poll() is None:
             self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once; leaving removes the shared memory that it cannot remove any more."""
+        with contextlib.suppress(OSError):  # it has just ended
+            self._regions |= _shared_regions(self.process.pid)
+        self.process.kill()
 
     def is_ready(self) -> bool:
         """Whether the model answers."""
@@ -217,7 +223,7 @@ class TritonServer:
         if self.process.poll() is None:
             _LOG.error("the model's process has died, Triton is ended", extra={"endpoint": self.endpoint, "pid": pid})
             self.model_died = True
-            self.process.kill()
+            self.kill()
 
     def _last_words(self) -> str:
         if self._options.log is None:
