@@ -73,9 +73,11 @@ async def test_without_fresh_every_result_waits_for_room() -> None:
 
 
 async def test_a_slow_reader_sees_what_is_new_and_what_it_missed(address: str) -> None:
-    async with connect(address) as client, client.track(SIZE, policy="latest", codec="rgb8") as stream:
-        arrived: list[Event] = []
-        stream._reader._on_event = arrived.append
+    arrived: list[Event] = []
+    async with (
+        connect(address) as client,
+        client.track(SIZE, policy="latest", codec="rgb8", on_event=arrived.append) as stream,
+    ):
         for count in range(1, 41):
             await stream.send(FRAME)
             async with asyncio.timeout(GIVE_UP_S):

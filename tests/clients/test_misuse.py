@@ -206,7 +206,7 @@ def test_iterators_that_outlive_their_client_end_quietly(
 @pytest.mark.parametrize("frame", [None, [1, 2], "a.jpg"])
 async def test_what_is_neither_array_nor_bytes_is_named(address: str, frame: object) -> None:
     async with masklet_client.connect(address) as client, client.track(SIZE) as stream:
-        with pytest.raises(InvalidFrame, match=f"frame is {type(frame).__name__}, must be an array"):
+        with pytest.raises(InvalidFrame, match=f"image is {type(frame).__name__}, must be an array"):
             await stream.send(frame)  # type: ignore[arg-type]
         with pytest.raises(InvalidFrame, match=f"image is {type(frame).__name__}, must be an array"):
             await client.segment(frame, [])  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidFrame, InvalidOpen
+from masklet.errors import InvalidOpen
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
@@ -222,8 +222,6 @@ def connect(
 
 
 def _encoded(image: ImageArray, max_bytes: int) -> tuple[FrameCodec, bytes]:
-    if not hasattr(image, "shape"):
-        raise InvalidFrame(f"image is {type(image).__name__}, must be an array, uint8 [H, W, 3], or bytes")
     payload = encode_frame(FrameCodec.PNG, image)
     if 0 < max_bytes < len(payload):
         return FrameCodec.JPEG, encode_frame(FrameCodec.JPEG, image, quality=_LARGE_IMAGE_QUALITY)

@@ -142,7 +142,7 @@ class Result:
         frame_index: the frame's place among all frames sent on this stream, from 0.
         capture_time_ns: as given to `send`, nanoseconds since the epoch.
         received_time_ns: when the answer arrived, by the same clock.
-        objects: one per object, by rising object id.
+        objects: one per object, by rising object id; if revised, those that were corrected and those it changes.
         timing: where the time went in the server.
         revised: whether this replaces an earlier answer for the same frame.
         recovered: where the session's memory comes from, if the server had to recover it since the result before.

@@ -265,9 +265,7 @@ class TrackStream:
         return self.settings.raise_request_errors
 
     async def _encode(self, image: ImageArray) -> bytes:
-        if not hasattr(image, "shape"):
-            raise InvalidFrame(f"frame is {type(image).__name__}, must be an array, uint8 [H, W, 3], or bytes")
-        if image.shape[:2] != self.settings.size:
+        if isinstance(image, np.ndarray) and image.shape[:2] != self.settings.size:
             height, width = self.settings.size
             raise InvalidFrame(f"image is {list(image.shape)}, the stream was opened for [{height}, {width}, 3]")
         return await asyncio.to_thread(encode_frame, self.settings.codec, image, quality=self.settings.jpeg_quality)

@@ -63,10 +63,12 @@ def encode_frame(codec: FrameCodec, image: ImageArray, *, quality: int = 90) -> 
     """The payload for [H, W, 3] uint8 RGB; `quality` 1 to 95 counts for JPEG alone.
 
     Raises:
-        InvalidFrame: the array has another shape or dtype.
+        InvalidFrame: it is no array, or has another shape or dtype.
         InvalidOpen: the codec is not in `SUPPORTED`.
     """
     _check_codec(codec)
+    if not isinstance(image, np.ndarray):
+        raise InvalidFrame(f"image is {type(image).__name__}, must be an array, uint8 [H, W, 3]")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise InvalidFrame(f"image is {image.dtype} {list(image.shape)}, must be uint8 [H, W, 3]")
     if codec is FrameCodec.RGB8:

@@ -808,7 +808,9 @@ class Result(_message.Message):
 
     @_builtins.property
     def objects(self) -> _containers.RepeatedCompositeFieldContainer[Global___ObjectResult]:
-        """One per object, by rising object id. Empty before the first prompt."""
+        """One per object, by rising object id. Empty before the first prompt. If revised, only the corrected objects, and with
+        PROFILE_VOS those whose masks the correction changes.
+        """
 
     @_builtins.property
     def timing(self) -> Global___Timing:
