@@ -26,6 +26,7 @@ MaskletError
  +- ServerDraining             going away; try another                            SERVER_DRAINING
  +- BackendError               the backend failed on this request                 BACKEND_FAILED
      +- BackendUnavailable     the backend cannot be reached                      BACKEND_UNAVAILABLE
+     +- BackendUncertain       whether it did what was asked is not known         BACKEND_FAILED
 """
 
 from __future__ import annotations
@@ -219,13 +220,20 @@ class BackendUnavailable(BackendError):
     retryable = True
 
 
+class BackendUncertain(BackendError):
+    """The backend's answer was lost or makes no sense: what was asked may have been done, or not.
+
+    Only `routing` has to tell it from its parent, whose reason it bears.
+    """
+
+
 def error_classes() -> dict[str, type[MaskletError]]:
-    """All classes of the tree by their `reason`, for mapping a status back to its class."""
+    """The classes of the tree by their `reason`, for mapping a status back to its class; a parent before its child."""
     found: dict[str, type[MaskletError]] = {}
     pending: list[type[MaskletError]] = [MaskletError]
     while pending:
         cls = pending.pop()
-        found[cls.reason] = cls
+        found.setdefault(cls.reason, cls)
         pending.extend(cls.__subclasses__())
     return found
 

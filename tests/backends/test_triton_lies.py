@@ -14,7 +14,7 @@ from tritonclient.grpc import service_pb2
 
 from masklet.backends.triton import TritonBackend
 from masklet.backends.triton_messages import Answer
-from masklet.errors import BackendError, BackendUnavailable
+from masklet.errors import BackendError, BackendUnavailable, BackendUncertain
 from masklet.types import BackendStats, ObjectMask, StepResult
 
 STATS = BackendStats(0, 0, 0, 0)
@@ -55,10 +55,10 @@ LIES: dict[str, tuple[Lie, str]] = {
 
 
 @pytest.mark.parametrize(("lie", "said"), LIES.values(), ids=LIES)
-async def test_a_lie_is_a_backend_error_and_the_session_goes_on(liar, lie, said):
+async def test_a_lie_is_an_unclear_answer_and_the_session_goes_on(liar, lie, said):
     servicer, backend = liar
     servicer.lie = lie
-    with pytest.raises(BackendError, match=said):
+    with pytest.raises(BackendUncertain, match=said):
         await backend.step("s", frame(2))
     servicer.lie = None
     assert len((await backend.step("s", frame(3))).objects) == 1
@@ -74,8 +74,8 @@ async def test_no_state_is_a_backend_error(liar):
 STATUSES = [
     (grpc.StatusCode.UNAVAILABLE, BackendUnavailable),
     (grpc.StatusCode.DEADLINE_EXCEEDED, BackendUnavailable),
-    (grpc.StatusCode.INTERNAL, BackendError),
-    (grpc.StatusCode.INVALID_ARGUMENT, BackendError),
+    (grpc.StatusCode.INTERNAL, BackendUncertain),
+    (grpc.StatusCode.INVALID_ARGUMENT, BackendUncertain),
 ]
 
 

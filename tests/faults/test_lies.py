@@ -1,4 +1,4 @@
-"""A router over a Triton that lies and one that does not: a clear error for one session, nothing for the other."""
+"""A router over a Triton that lies and one that does not: its session moves, and nothing happens to the other."""
 
 from __future__ import annotations
 
@@ -61,15 +61,33 @@ async def two(model: TritonModel) -> AsyncIterator[tuple[RoutedBackend, Mocked]]
             yield backend, one if backend.location("s") == one_at else other
 
 
-@pytest.mark.parametrize("lie", ["noise", "another tensor", "another frame", "another size"])
-async def test_a_lie_is_an_error_of_its_session_alone(model, lie):
+@pytest.mark.parametrize("lie", ["noise", "another tensor", "another frame", "another size", grpc.StatusCode.INTERNAL])
+async def test_a_lie_costs_its_session_nothing_but_the_way_to_the_other_triton(model, lie):
     async with two(model) as (backend, liar):
-        liar.lie, said = LIES[lie]
+        before = backend._fleet.links()
+        liar.lie = lie if isinstance(lie, grpc.StatusCode) else LIES[lie][0]  # type: ignore[assignment]
+        result = await backend.step("s", frame(2))
+        assert (result.recovered, len(result.objects)) == (StateOrigin.RESTORED, 1)
+        assert backend.location("s") == backend.location("other")
+        assert (await backend.step("other", frame(2))).recovered is None
+        assert backend._fleet.links() == before, "one that lies about one session may be right about others"
+        liar.lie = None
+        assert (await backend.step("s", frame(3))).recovered is None
+
+
+async def test_a_lie_of_the_only_triton_is_an_error_of_its_frame(model):
+    async with (
+        mocked(model) as (liar, endpoint),
+        RoutedBackend(ListedEndpoints([endpoint]), TritonBackend, ROUTING) as backend,
+    ):
+        await backend.open("s", SETTINGS)
+        await backend.step("s", frame(1, click()))
+        liar.lie, said = LIES["noise"]
         with pytest.raises(BackendError, match=said):
             await backend.step("s", frame(2))
-        assert len((await backend.step("other", frame(2))).objects) == 1
         liar.lie = None
-        assert len((await backend.step("s", frame(3))).objects) == 1
+        result = await backend.step("s", frame(3))
+        assert (result.recovered, len(result.objects)) == (StateOrigin.RESTORED, 1)
 
 
 async def test_a_triton_that_says_it_is_unavailable_loses_its_session_to_the_other(model):

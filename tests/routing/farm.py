@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +17,14 @@ from tests.routing.simulated import now_s
 from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.fake import FakeBackend
 from masklet.config import RoutingConfig
-from masklet.errors import AdmissionRefused, BackendUnavailable, MaskletError
+from masklet.errors import (
+    AdmissionRefused,
+    BackendUnavailable,
+    BackendUncertain,
+    MaskletError,
+    SessionStateLost,
+    SessionSuperseded,
+)
 from masklet.observability.metrics import Metrics
 from masklet.routing.discovery import Discovery, ListedEndpoints
 from masklet.routing.router import RoutedBackend
@@ -48,7 +57,10 @@ class Place:
         lies: what exporting gives instead of the state.
         die_on: kills the model's process when it gets this frame.
         hangs_s: how long nothing has been answered, as far as its clients know.
+        stuck_s: how long one request has not been answered, as far as its clients know.
         asked: how often clients asked what it holds.
+        unheard: calls of each kind, so many from now on, that are answered with nonsense instead of being carried out.
+        garbled: the same, of calls that are carried out.
     """
 
     def __init__(self, address: str) -> None:
@@ -63,7 +75,9 @@ class Place:
         self.steps: list[int] = []
         self.lies: bytes | None = None
         self.die_on: int | None = None
-        self.hangs_s = 0.0
+        self.hangs_s = self.stuck_s = 0.0
+        self.unheard: Counter[str] = Counter()
+        self.garbled: Counter[str] = Counter()
         self.connections = 0
         self.asked = 0
         self.model = "fake"
@@ -91,15 +105,27 @@ class Place:
         if not self.stub:
             raise BackendUnavailable(f"{self.address}: not healthy")
 
+    @contextmanager
+    def heard(self, call: str) -> Iterator[None]:
+        """What is carried out inside is carried out, and answered, as `unheard` and `garbled` say."""
+        for counts in (self.unheard, self.garbled):
+            if counts[call] > 0:
+                counts[call] -= 1
+                if counts is self.garbled:
+                    yield
+                raise BackendUncertain(f"INTERNAL: {self.address} on {call}")
+        yield
+
 
 class Client:
-    """A `RoutedTo` over a place, fenced by epochs and closing its sessions when left, as `TritonBackend` does."""
+    """A `RoutedTo` over a place, fenced by epochs; left in peace it closes its sessions, as `TritonBackend` does."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
         self.epochs: dict[str, int] = {}
         self._stats = BackendStats(0, 0, 0, 0)
         self._answered_s = float("-inf")
+        self._left = False
 
     async def __aenter__(self) -> Self:
         await self.ask_stats()
@@ -110,7 +136,10 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.place.connections -= 1
+        self._left = True
         await asyncio.sleep(self.place.leaving_s)
+        if error is not None:
+            self.epochs.clear()
         for session_id in list(self.epochs):
             with suppress(MaskletError):
                 await self.close(session_id)
@@ -121,6 +150,8 @@ class Client:
 
     @property
     def measured_capacity(self) -> float:
+        if self._left:
+            raise BackendUnavailable(f"{self.place.address} is not connected")
         return self.place.measured
 
     def reserve(self, session_id: str, objects: int) -> None:
@@ -128,6 +159,9 @@ class Client:
 
     def waiting_s(self) -> float:
         return self.place.hangs_s
+
+    def oldest_s(self) -> float:
+        return max(self.place.stuck_s, self.place.hangs_s)
 
     async def is_ready(self) -> bool:
         if not self.place.up:
@@ -156,10 +190,12 @@ class Client:
         self.epochs.pop(session_id, None)
 
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
-        await self._begin(session_id, epoch, lambda: self.place.backend.open(session_id, settings, epoch=epoch))
+        begin = partial(self.place.backend.open, session_id, settings, epoch=epoch)
+        await self._begin("open", session_id, epoch, begin)
 
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
-        await self._begin(session_id, epoch, lambda: self.place.backend.import_state(session_id, state, epoch=epoch))
+        begin = partial(self.place.backend.import_state, session_id, state, epoch=epoch)
+        await self._begin("import", session_id, epoch, begin)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Carried out even if the caller is cancelled, who does not own the session then."""
@@ -174,7 +210,8 @@ class Client:
                 self.place.stub = False
                 self.place.forget()
                 await self.place.call()
-            result = await self.place.backend.step(session_id, request)
+            with self.place.heard("step"):
+                result = await self.place.backend.step(session_id, request)
             self.place.steps.append(request.frame_seq)
             await self.place.call()  # killed now, the frame was carried out but nobody knows
         return result
@@ -190,25 +227,41 @@ class Client:
             with self._answered():
                 await self.place.call()
                 self.place.backend._owners.check(session_id, epoch)
-                await self.place.backend.close(session_id)
+                with self.place.heard("close"):
+                    await self.place.backend.close(session_id)
+
+    async def close_copy(self, session_id: str, epoch: int) -> None:
+        if self.epochs.get(session_id, epoch) < epoch:
+            del self.epochs[session_id]
+        with suppress(SessionStateLost):
+            with suppress(SessionSuperseded):
+                await asyncio.shield(asyncio.ensure_future(self._attached(session_id, epoch)))
+            with self._answered(), suppress(SessionSuperseded):
+                await self.place.call()
+                self.place.backend._owners.check(session_id, epoch)
+                with self.place.heard("close"):
+                    await self.place.backend.close(session_id)
 
     async def _attached(self, session_id: str, epoch: int) -> BankSummary:
         with self._answered():
             await self.place.call()
             if session_id not in self.place.sessions:
                 self._check_starts()
-            return await self.place.backend.attach(session_id, epoch)
+            with self.place.heard("attach"):
+                return await self.place.backend.attach(session_id, epoch)
 
-    async def _begin(self, session_id: str, epoch: int, begin: Callable[[], Awaitable[None]]) -> None:
+    async def _begin(self, call: str, session_id: str, epoch: int, begin: Callable[[], Awaitable[None]]) -> None:
         """Carried out even if the caller is cancelled."""
 
         async def begun() -> None:
             try:
                 with self._answered():
                     await self._room()
-                    await begin()
-            except MaskletError:
-                self.epochs.pop(session_id, None)
+                    with self.place.heard(call):
+                        await begin()
+            except MaskletError as error:
+                if not isinstance(error, BackendUncertain):
+                    self.epochs.pop(session_id, None)
                 raise
 
         self.epochs[session_id] = epoch

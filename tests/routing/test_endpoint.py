@@ -13,6 +13,7 @@ from tests.routing.simulated import now_s, simulate
 from masklet.errors import AdmissionRefused, BackendError, BackendUnavailable
 from masklet.routing.discovery import Found, Standing
 from masklet.routing.endpoint import EndpointState
+from masklet.types import StepRequest, StepResult
 
 
 def states(farm: Farm) -> dict[str, float]:
@@ -250,6 +251,108 @@ def test_an_endpoint_that_answers_nothing_is_ejected_however_healthy_it_says_it_
             await asyncio.sleep(0.6)
             assert states(farm)["healthy"] == 1  # the other is ejected or, some while after, on probation
             assert (await backend.step("s", request(2))).recovered is not None
+
+    simulate(scenario())
+
+
+def test_one_that_does_not_answer_one_request_is_ejected_however_many_others_it_answers():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed(step_timeout_s=3.0) as backend:
+            await backend.open("s", SETTINGS)
+            await backend.step("s", request(1, click()))
+            hung = farm[backend.location("s")]
+            hung.stuck_s = 11.9
+            await asyncio.sleep(2)
+            assert states(farm) == {"healthy": 2}
+            hung.stuck_s = 12.1
+            await asyncio.sleep(0.6)
+            assert states(farm)["healthy"] == 1
+            assert (await backend.step("s", request(2))).recovered is not None
+
+    simulate(scenario())
+
+
+class Hypocrite(Client):
+    """Its canary sings, and no other session's frames are answered."""
+
+    async def step(self, session_id: str, request: StepRequest) -> StepResult:
+        if session_id.startswith("canary"):
+            return await super().step(session_id, request)
+        raise BackendUnavailable("UNAVAILABLE: real frames fail")
+
+
+def ejections(farm: Farm) -> float:
+    return farm.metrics.registry.get_sample_value("masklet_triton_ejections_total") or 0.0
+
+
+def test_one_that_fails_again_soon_after_its_canary_is_used_less_and_less():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        make = farm.client
+        farm.client = lambda address: Hypocrite(farm[address]) if address == "a:1" else make(address)  # type: ignore[method-assign]
+        async with farm.routed() as backend:
+            counts = []
+            for number in range(600):
+                await backend.open(f"s{number}", SETTINGS)
+                await backend.step(f"s{number}", request(1, click()))
+                await backend.close(f"s{number}")
+                await asyncio.sleep(1)
+                counts.append(ejections(farm))
+            assert 6 <= counts[60] <= 10
+            assert 10 <= counts[-1] <= 40
+            farm.client = make  # type: ignore[method-assign]
+            await asyncio.sleep(120)
+            assert states(farm) == {"healthy": 2}, "the longest pause is shorter"
+
+    simulate(scenario())
+
+
+def test_one_that_was_away_or_proved_itself_is_used_at_once_when_it_is_back():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed():
+            for number in range(1, 9):
+                farm["a:1"].kill()
+                await asyncio.sleep(6)
+                assert (states(farm), ejections(farm)) == ({"ejected": 1}, number)
+                farm["a:1"].start()
+                await asyncio.sleep(4)
+                assert states(farm) == {"healthy": 1}
+
+    simulate(scenario())
+
+
+def test_the_end_of_one_that_drains_is_no_ejection():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed():
+            farm["a:1"].ready = False
+            await asyncio.sleep(2)
+            farm["a:1"].kill()
+            await asyncio.sleep(5)
+            assert (states(farm), ejections(farm)) == ({"ejected": 1, "healthy": 1}, 0)
+
+    simulate(scenario())
+
+
+def test_canaries_that_are_given_up_are_closed_when_another_has_sung(monkeypatch):
+    async def stuck(self: Client, session_id: str, request: StepRequest) -> StepResult:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed(canary_timeout_s=1.0):
+            with monkeypatch.context() as patched:
+                patched.setattr(Client, "step", stuck)
+                farm["a:1"].up = False
+                await asyncio.sleep(3)
+                farm["a:1"].up = True
+                await asyncio.sleep(20)
+                assert len(farm["a:1"].sessions) > 3
+            await asyncio.sleep(10)
+            assert (states(farm), farm["a:1"].sessions) == ({"healthy": 2}, set())
 
     simulate(scenario())
 

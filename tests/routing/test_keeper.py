@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from tests.routing.simulated import simulate
 
 from masklet.routing.checkpoints import Checkpoints
 from masklet.routing.replay import Base, LastAnswer, Replay
-from masklet.types import ObjectMask, Prompt, PromptMode, StepRequest, StepResult
+from masklet.types import ObjectMask, Prompt, PromptMode, StateOrigin, StepRequest, StepResult
 
 FRAME_BYTES = 24 * 32 * 3
 
@@ -155,17 +156,65 @@ def test_a_replay_beyond_its_bounds_is_none_at_all(bounds):
     assert (len(replay), replay.byte_count, replay.base) == (0, 0, Base.NOTHING)
 
 
-def test_masks_of_prompts_count_and_a_replay_that_is_lost_is_made_up_for_at_once(exports: list[str]):
+def test_masks_of_prompts_count_and_a_replay_that_is_lost_is_made_up_for_as_soon_as_is_allowed(exports: list[str]):
     masks = [Prompt(number, mask=np.ones((24, 32), np.bool_)) for number in range(1, 8)]
-    bounds = {"replay_bytes": 3 * FRAME_BYTES, "checkpoint_min_interval_s": 1000.0}
-    simulate(run([request(1, click()), request(2)], pause_s=1.0, **bounds))
-    before = len(exports)
-    simulate(run([request(1, click()), request(2, *masks)], pause_s=1.0, **bounds))
-    assert (before, len(exports) - before) == (1, 2)
+    bounds: dict[str, Any] = {"replay_bytes": 3 * FRAME_BYTES, "checkpoint_min_interval_s": 1.5}
+
+    async def scenario() -> list[tuple[Base, int]]:
+        found = []
+        async with Farm("a:1").routed(**bounds) as backend:
+            await backend.open("s", SETTINGS)
+            for one in [request(1, click()), request(2, *masks), request(3)]:
+                await backend.step("s", one)
+                await asyncio.sleep(1.0)
+                found.append((backend._sessions["s"].replay.base, len(exports)))
+        return found
+
+    assert simulate(scenario()) == [(Base.CHECKPOINT, 1), (Base.NOTHING, 1), (Base.CHECKPOINT, 2)]
 
 
-def answer(seq: int, *object_ids: int) -> StepResult:
-    return StepResult(seq, tuple(ObjectMask(one, np.full((24, 32), one == 1), 1.0, 1.0) for one in object_ids))
+def fast(frames: int) -> list[StepRequest]:
+    return [request(1, click()), *map(request, range(2, frames + 1))]
+
+
+def test_large_frames_are_not_checkpointed_more_often_than_others(exports: list[str]):
+    bounds = {"replay_bytes": 2 * FRAME_BYTES, "checkpoint_min_interval_s": 0.5, "checkpoint_every_frames": 1000}
+    simulate(run(fast(40), pause_s=0.1, **bounds))  # four seconds
+    assert 7 <= len(exports) <= 9
+
+
+def test_states_that_take_long_to_fetch_are_fetched_a_tenth_of_the_time_at_most(monkeypatch, exports: list[str]):
+    export = Client.export_state
+
+    async def slow(self: Client, session_id: str) -> bytes:
+        await asyncio.sleep(0.3)
+        return await export(self, session_id)
+
+    monkeypatch.setattr(Client, "export_state", slow)
+    simulate(run(fast(90), pause_s=0.1, checkpoint_every_frames=2, checkpoint_min_interval_s=0.5))  # ten seconds
+    assert 3 <= len(exports) <= 4
+
+
+def test_a_replay_that_is_full_before_its_next_checkpoint_lets_its_frames_go():
+    async def scenario() -> None:
+        farm = Farm("a:1", "b:1")
+        bounds: dict[str, Any] = {"replay_bytes": 3 * FRAME_BYTES, "checkpoint_min_interval_s": 2.0}
+        async with farm.routed(checkpoint_every_frames=1000, **bounds) as backend:
+            await backend.open("s", SETTINGS)
+            for one in fast(60):
+                await backend.step("s", one)
+                assert backend._sessions["s"].replay.byte_count <= 3 * FRAME_BYTES
+                await asyncio.sleep(0.1)
+            assert backend._sessions["s"].replay.base is Base.NOTHING
+            farm[backend.location("s")].kill()
+            assert (await backend.step("s", request(61))).recovered is StateOrigin.RESEEDED
+
+    simulate(scenario())
+
+
+def answer(seq: int, *object_ids: int, upside_down: bool = False) -> StepResult:
+    masks = {one: np.full((24, 32), (one == 1) is not upside_down) for one in object_ids}
+    return StepResult(seq, tuple(ObjectMask(one, mask, 1.0, 1.0) for one, mask in masks.items()))
 
 
 def test_the_last_answer_knows_what_was_on_the_newest_frame():
@@ -173,11 +222,13 @@ def test_the_last_answer_knows_what_was_on_the_newest_frame():
     assert last.as_request() is None
     last.note(request(1), answer(1, 1, 2))
     last.note(request(2), answer(2, 1, 2))
-    last.note(StepRequest(1, None, (click(3),)), answer(1, 3))
+    last.note(StepRequest(1, None, (click(1), click(3))), answer(1, 1, 3, upside_down=True))
     last.note(StepRequest(2, None, (click(4),), remove=(2,)), answer(2, 4))
     seed = last.as_request()
     assert seed is not None and seed.frame_seq == 2
     assert [(prompt.object_id, prompt.mode) for prompt in seed.prompts] == [
         (1, PromptMode.RESTART),
+        (3, PromptMode.RESTART),
         (4, PromptMode.RESTART),
     ]
+    assert [bool(prompt.mask.all()) for prompt in seed.prompts if prompt.mask is not None] == [True, True, False]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.routing.farm import SETTINGS, Client, Farm, click, masks, request, undisturbed
 from tests.routing.simulated import simulate
 
-from masklet.errors import BackendUnavailable, SessionStateLost, SessionSuperseded
+from masklet.errors import BackendUnavailable, BackendUncertain, SessionStateLost, SessionSuperseded
 from masklet.routing.record import owner_epoch
 from masklet.types import StateOrigin
 
@@ -156,6 +157,44 @@ def test_states_are_exported_and_imported():
             farm[backend.location("s")].kill()
             result = await backend.step("s", PLAN[4])
             assert (result.recovered, masks(result)) == (StateOrigin.RESTORED, (await undisturbed(PLAN))[4])
+
+    simulate(scenario())
+
+
+def test_a_session_that_is_imported_is_what_it_was():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        settings = replace(SETTINGS, frame_rate_hz=10.0)
+        async with farm.routed(checkpoint_bytes=0) as backend:
+            await backend.open("t", settings)
+            for one in [request(1, click(1), click(2)), request(2), request(3)]:
+                await backend.step("t", one)
+            state = await backend.export_state("t")
+            await backend.close("t")
+            assert backend.stats().load == 0
+            await backend.import_state("s", state)
+            assert (backend._sessions["s"].settings, backend.stats().load) == (settings, 20.0)
+            await backend.attach("s", 2)
+            assert len((await backend.step("s", request(4))).objects) == 2
+            await backend.close("s")
+            assert (backend.stats().load, farm.holding("s")) == (0, set())
+
+    simulate(scenario())
+
+
+def test_an_import_without_a_clear_answer_leaves_nothing():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("t", SETTINGS)
+            state = await backend.export_state("t")
+            for call in ("import", "attach"):
+                farm["a:1"].garbled[call] = 1
+                with pytest.raises(BackendUncertain):
+                    await backend.import_state("s", state)
+                assert farm["a:1"].sessions == {"s", "t"}
+                await asyncio.sleep(3)
+                assert farm["a:1"].sessions == {"t"}
 
     simulate(scenario())
 

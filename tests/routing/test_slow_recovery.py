@@ -182,7 +182,7 @@ def test_a_session_whose_turn_never_came_leaves_nothing_behind_to_be_closed():
             assert len(endpoint.orphans) == 4, "only as many are rebuilt at a time"
             await asyncio.sleep(60)
             assert links(backend) == {"b:1": before}
-            assert (farm["b:1"].sessions, endpoint.orphans) == (set(), {})
+            assert (farm["b:1"].sessions, len(endpoint.orphans)) == (set(), 0)
             farm["b:1"].latency_s = 0.001
             results = [await backend.step(name, LONG[6]) for name in names]
             assert {result.recovered for result in results} == {RESTORED}

@@ -15,7 +15,7 @@ class Backend(Protocol):
 
     An async context manager: entering loads the model (or connects), leaving frees everything. Calls for different
     sessions may run at the same time and may share a batch; calls for one session must not overlap.
-    A call that raises leaves the session as it was.
+    A call that raises leaves the session as it was; after BackendUncertain nobody knows.
     """
 
     async def __aenter__(self) -> Self:

@@ -24,6 +24,7 @@ from masklet.backends.triton_tensors import Operation
 from masklet.errors import (
     BackendError,
     BackendUnavailable,
+    BackendUncertain,
     ConfigError,
     MaskletError,
     SessionStateLost,
@@ -151,6 +152,10 @@ class TritonBackend:
         """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
         return self._channel.waiting_s()
 
+    def oldest_s(self) -> float:
+        """How long the oldest request has been under way, whatever else was answered, seconds; 0: none is."""
+        return self._channel.oldest_s()
+
     async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
         """Start an empty memory bank."""
         await self._begin(session_id, Call(Operation.OPEN, epoch, settings=settings))
@@ -173,7 +178,7 @@ class TritonBackend:
                 self._sessions.pop(session_id, None)  # it may be opened again
             raise
         if answer.bank is None:
-            raise BackendError(f"Triton at {self._endpoint} does not say what session {session_id} holds")
+            raise BackendUncertain(f"Triton at {self._endpoint} does not say what session {session_id} holds")
         self._sessions[session_id] = attached
         return answer.bank
 
@@ -199,17 +204,34 @@ class TritonBackend:
         return answer.state
 
     async def close(self, session_id: str) -> None:
-        """Forget a session; one that Triton has lost, or given to another owner, is no error."""
+        """Forget a session; one that Triton has lost, or given to another owner, is no error.
+
+        Raises BackendUnavailable or BackendUncertain if it may be left there, until Triton forgets it when idle.
+        """
         owned = self._sessions.pop(session_id, None)
         if owned is None:
             return
         call = Call(Operation.CLOSE, owned.epoch)
-        try:
+        with suppress(SessionStateLost, SessionSuperseded):
             await self._run(owned, lambda: self._ask(session_id, call, end=True))
-        except (SessionStateLost, SessionSuperseded):
-            pass
-        except BackendUnavailable as error:
-            _LOG.warning("session %s was not closed, Triton will forget it when idle: %s", session_id, error)
+
+    async def close_copy(self, session_id: str, epoch: int) -> None:
+        """Close a session whose owners are all below `epoch`; asked again after an answer was lost, it is carried on.
+
+        A session that is lost, or has a later owner, is no error. Raises BackendUnavailable or BackendUncertain.
+        """
+        known = self._sessions.get(session_id)
+        if known and known.epoch < epoch:
+            del self._sessions[session_id]
+        closing = _Owned(epoch, known.lock) if known else _Owned(epoch)
+        with suppress(SessionStateLost):
+            await self._run(closing, lambda: self._fence_and_close(session_id, epoch))
+
+    async def _fence_and_close(self, session_id: str, epoch: int) -> None:
+        with suppress(SessionSuperseded):  # maybe by this very epoch, and the answer was lost
+            await self._ask(session_id, Call(Operation.ATTACH, epoch))
+        with suppress(SessionSuperseded):
+            await self._ask(session_id, Call(Operation.CLOSE, epoch), end=True)
 
     async def _first_call(self) -> ModelFacts:
         """Asks what runs there, and whether the model sees our shared memory."""
@@ -266,6 +288,8 @@ class TritonBackend:
         async def begin() -> None:  # to the end of it even if the caller is cancelled
             try:
                 await self._ask(session_id, call, start=True)
+            except BackendUncertain:
+                raise  # it may be there: still ours, to be closed
             except MaskletError:
                 if self._sessions.get(session_id) is owned:
                     del self._sessions[session_id]
@@ -293,7 +317,7 @@ class TritonBackend:
             frame = None if request.image is None else await self._sent(request.image, stack)
             answer = await self._ask(session_id, Call(Operation.STEP, owned.epoch, step=request, frame=frame))
         if answer.result is None:
-            raise BackendError(f"Triton at {self._endpoint} answered frame {request.frame_seq} without a result")
+            raise BackendUncertain(f"Triton at {self._endpoint} answered frame {request.frame_seq} without a result")
         check_result(answer.result, request, self.facts.description.input_size)
         return answer.result
 
@@ -320,7 +344,7 @@ class TritonBackend:
             return None
 
     async def _ask(self, session_id: str, call: Call, *, start: bool = False, end: bool = False) -> Answer:
-        """The model's answer. Raises the error it answers with, BackendUnavailable or BackendError."""
+        """The model's answer. Raises the error it answers with, BackendUnavailable or BackendUncertain."""
         started = start
         try:
             answer = await self._infer(session_id, call, start=start, end=end)

@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from masklet.backends.triton_messages import Answer, Call
 from masklet.backends.triton_tensors import ANSWER, CALL, MODEL
-from masklet.errors import BackendError, BackendUnavailable
+from masklet.errors import BackendError, BackendUnavailable, BackendUncertain
 
 _KEEPALIVE = KeepAliveOptions(keepalive_time_ms=20_000, keepalive_timeout_ms=10_000)
 _RETRY_S = 0.2
@@ -90,8 +90,12 @@ class TritonChannel:
 
     def waiting_s(self) -> float:
         """How long calls have been under way without any answer, seconds; 0: none are, or answers come."""
+        return min(self.oldest_s(), self.age_s())
+
+    def oldest_s(self) -> float:
+        """How long the oldest call has been under way, whatever else was answered, seconds; 0: none is."""
         oldest_s = min(self._asked_s.values(), default=None)
-        return 0.0 if oldest_s is None else time.monotonic() - max(oldest_s, self._answered_s)
+        return 0.0 if oldest_s is None else time.monotonic() - oldest_s
 
     async def infer(self, sequence_id: str, call: Call, *, start: bool = False, end: bool = False) -> Answer:
         """What the model answers, its errors included.
@@ -99,7 +103,7 @@ class TritonChannel:
         Raises:
             SequenceNotStarted: Triton knows no such sequence, and `start` is false.
             BackendUnavailable: Triton is gone, or not connected.
-            BackendError: it answered with something else.
+            BackendUncertain: it answered with something else; the model may have done what was asked.
         """
         self.check()
         is_large = bool(call.state) or bool(call.frame and not call.frame.shared)
@@ -117,10 +121,13 @@ class TritonChannel:
             raise _translated(error, self._endpoint) from error
         finally:
             del self._asked_s[asking]
-        content = _content(reply.get_response())
-        if len(content) > _LARGE_ANSWER:
-            return await asyncio.to_thread(Answer.from_bytes, content)
-        return Answer.from_bytes(content)
+        try:
+            content = _content(reply.get_response())
+            if len(content) > _LARGE_ANSWER:
+                return await asyncio.to_thread(Answer.from_bytes, content)
+            return Answer.from_bytes(content)
+        except BackendError as error:
+            raise BackendUncertain(str(error)) from error
 
     @contextmanager
     def _while_open(self) -> Iterator[None]:
@@ -157,7 +164,7 @@ def _translated(error: InferenceServerException, endpoint: str) -> Exception:
         return SequenceNotStarted(message)
     if _status(error) in _GONE or any(word in message for word in _GONE_WORDS):
         return BackendUnavailable(_text(error, endpoint))
-    return BackendError(_text(error, endpoint))
+    return BackendUncertain(_text(error, endpoint))
 
 
 def _status(error: InferenceServerException) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from masklet.backends.triton_tensors import AnyArray, Fields, Operation, pack, unpack
-from masklet.errors import BackendError, MaskletError, error_classes
+from masklet.errors import BackendError, BackendUncertain, MaskletError, error_classes
 from masklet.types import (
     BackendStats,
     BankSummary,
@@ -320,20 +320,20 @@ def _result(fields: Fields, arrays: Mapping[str, AnyArray]) -> StepResult:
 
 
 def check_result(result: StepResult, request: StepRequest, input_size: int) -> None:
-    """Whether `result` can be the answer to `request` by a model of this input size. Raises BackendError if not."""
+    """Whether `result` can be the answer to `request` by a model of this input size. Raises BackendUncertain if not."""
     revised = request.image is None
     if (result.frame_seq, result.revised) != (request.frame_seq, revised):
-        raise BackendError(f"frame {request.frame_seq} was asked for, Triton answered frame {result.frame_seq}")
+        raise BackendUncertain(f"frame {request.frame_seq} was asked for, Triton answered frame {result.frame_seq}")
     if not result.objects:
         return
     found = result.objects[0]
     if request.image is not None and found.mask.shape != request.image.shape[:2]:
-        raise BackendError(f"Triton's masks are {found.mask.shape}, the frame is {request.image.shape[:2]}")
+        raise BackendUncertain(f"Triton's masks are {found.mask.shape}, the frame is {request.image.shape[:2]}")
     if (found.logits is not None, found.pointer is not None) != (request.with_logits, request.with_pointers):
-        raise BackendError("Triton's answer lacks the logits or pointers asked for, or has some not asked for")
+        raise BackendUncertain("Triton's answer lacks the logits or pointers asked for, or has some not asked for")
     side = input_size // 4
     if found.logits is not None and found.logits.shape != (side, side):
-        raise BackendError(f"Triton's logits are {found.logits.shape}, must be {(side, side)}")
+        raise BackendUncertain(f"Triton's logits are {found.logits.shape}, must be {(side, side)}")
 
 
 def _stats(fields: Fields) -> BackendStats:

@@ -146,6 +146,7 @@ class Metrics:
         self.session_load = self._gauge("session_load", "Objects times frames per second: done, or reserved.")
         self.session_capacity = self._gauge("session_capacity", "What is taken of it; 0: not limited, or not known.")
         self.triton_endpoints = self._gauge("triton_endpoints", "Tritons by state.", "state")
+        self.triton_ejections = self._counter("triton_ejections", "Tritons that failed while they served.")
         self.batches = self._counter("batches", "Batches run by the backend.")
         self.batched_steps = self._counter("batched_steps", "Frames and corrections in them.")
         self.batch_size = self._gauge("batch_size", "Mean steps per batch since the last sample.")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
 
+from masklet.backends.base import FIRST_EPOCH
 from masklet.config import RoutingConfig
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
 from masklet.routing.discovery import Standing
 from masklet.routing.link import Link, RoutedTo, same_model, sing
+from masklet.routing.orphans import Orphans
 from masklet.types import ModelDescription
 
 _UNREACHABLE_LOOKS = 2  # a look at the health that fails once may be a lost packet
 _STALE_S = 2.0  # only answers say what others have opened and closed there
-_MAX_ORPHANS = 4096
+_STUCK = 4  # times `step_timeout_s`, after which one request alone is reason enough
+_PROVEN_S = 60.0  # one that fails sooner after its canary is worth less than its canary says
+_LONGEST_PAUSE_S = 30.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,7 +51,7 @@ class Endpoint:
         state: what it is good for.
         link: the connection while there is one.
         error: why there is none.
-        orphans: sessions that may have been left behind there, with an epoch above theirs: closed when it can be used.
+        orphans: sessions that may have been left behind there: closed when it can be used.
         standing: what discovery says is wanted of it.
         away_since_s: by the loop's clock, when it was last no longer usable, or not usable yet.
     """
@@ -65,7 +70,7 @@ class Endpoint:
         self.state = EndpointState.CONNECTING
         self.link: Link | None = None
         self.error: MaskletError | None = None
-        self.orphans: dict[str, int] = {}
+        self.orphans = Orphans(address)
         self.standing = Standing.WANTED
         self.away_since_s = asyncio.get_running_loop().time()
         self._make_backend = make_backend
@@ -75,7 +80,7 @@ class Endpoint:
         self._drain = drain
         self._retired = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
-        self._closing: dict[tuple[RoutedTo, str], asyncio.Task[None]] = {}
+        self._ejections = 0
 
     @property
     def is_retired(self) -> bool:
@@ -93,34 +98,26 @@ class Endpoint:
         if self.link is not None and standing is not Standing.WANTED:
             self.link.draining = True
 
-    def remember_orphan(self, session_id: str, epoch: int) -> None:
-        """A session may be left behind here; `epoch` is above its own, and not above that of any copy still wanted."""
-        self.orphans[session_id] = max(epoch, self.orphans.pop(session_id, 0))
-        while len(self.orphans) > _MAX_ORPHANS:
-            del self.orphans[next(iter(self.orphans))]
-
-    async def close_orphans(self, backend: RoutedTo, only: str | None = None) -> None:
-        """Close what may be left behind, or one such session. Raises BackendUnavailable.
-
-        The one begun is closed even if the caller is cancelled: it could not be attached to again with its epoch.
-        """
-        for session_id in [only] if only else list(self.orphans):
-            while session_id in self.orphans:
-                await asyncio.shield(self._closed(backend, session_id))
+    def take_ejections(self) -> int:
+        """How often it has failed while it served, since this was asked last; the end of one that drains is none."""
+        taken, self._ejections = self._ejections, 0
+        return taken
 
     async def run(self) -> None:
         """Connects and watches, again and again, until retired and empty, or cancelled.
 
         Any error is unexpected; the endpoint is ejected then, and may be run again.
         """
-        pause_s = self._settings.retry_min_s
+        pause_s = soon_s = least_s = self._settings.retry_min_s
+        longest_s = max(_LONGEST_PAUSE_S, self._settings.retry_max_s)
         try:
             while not self.is_retired:
                 link = await self._connect()
                 if link is not None:
-                    pause_s = self._settings.retry_min_s
-                    await self._watch(link)
-                    self._leave(link)
+                    proven = await self._served_s(link) >= _PROVEN_S
+                    pause_s = soon_s = least_s if proven else min(2 * soon_s, longest_s)
+                else:
+                    soon_s = least_s  # it was away, which is reason enough for its failure before
                 await self._pause(pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, self._settings.retry_max_s)
         except Exception as error:
@@ -129,8 +126,9 @@ class Endpoint:
         finally:
             if self.link is not None:
                 self._leave(self.link)
-            if ending := {*self._leaving, *self._closing.values()}:
-                await asyncio.wait(ending)
+            if self._leaving:
+                await asyncio.wait(self._leaving)
+            await self.orphans.wait_closed()
 
     async def _connect(self) -> Link | None:
         """A link that has shown that it works, or None; `error` says why."""
@@ -166,7 +164,10 @@ class Endpoint:
 
     async def _try(self, link: Link) -> None:
         self._check_model(link.backend.describe())
-        await sing(link.backend)
+        canary = f"canary-{uuid.uuid4().hex}"
+        self.orphans.remember(canary, FIRST_EPOCH + 1)
+        await sing(link.backend, canary)
+        self.orphans.forget(canary, FIRST_EPOCH + 1)
 
     def _check_model(self, found: ModelDescription) -> None:
         expected = self._expected()
@@ -176,6 +177,14 @@ class Endpoint:
                 f"{found.precision}, the others {expected.model} {expected.weights_sha256[:12]} at "
                 f"{expected.input_size} px in {expected.precision}"
             )
+
+    async def _served_s(self, link: Link) -> float:
+        """Watches the link to its end; how long that took, seconds."""
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
+        await self._watch(link)
+        self._leave(link)
+        return clock() - began_s
 
     async def _watch(self, link: Link) -> None:
         """Returns when the link has failed, or when the endpoint is retired and empty."""
@@ -229,38 +238,12 @@ class Endpoint:
         """Close what may be left behind, as much as can be in the time of a look; what came of it, if it failed."""
         try:
             async with asyncio.timeout(self._settings.health_timeout_s):
-                await self.close_orphans(backend)
+                await self.orphans.close(backend)
         except TimeoutError:
             pass  # the next look goes on; if it hangs, `_check_progress` tells
         except BackendUnavailable as error:
             return error
         return None
-
-    def _closed(self, backend: RoutedTo, session_id: str) -> asyncio.Task[None]:
-        """Closes what may be left of it; the same task for all who wait for that."""
-        key = (backend, session_id)
-        if key not in self._closing:
-            self._closing[key] = asyncio.create_task(self._close_orphan(backend, session_id, self.orphans[session_id]))
-            self._closing[key].add_done_callback(lambda done: self._finish(key, done))
-        return self._closing[key]
-
-    def _finish(self, key: tuple[RoutedTo, str], done: asyncio.Task[None]) -> None:
-        del self._closing[key]
-        if not done.cancelled():
-            done.exception()  # seen, even if nobody waits any more
-
-    async def _close_orphan(self, backend: RoutedTo, session_id: str, epoch: int) -> None:
-        try:
-            await backend.attach(session_id, epoch)
-            await backend.close(session_id)
-        except BackendUnavailable:
-            raise
-        except MaskletError:
-            pass  # it is gone, or has a later owner
-        except Exception:  # one session's surprise must not keep the others from being closed
-            _LOG.exception("session left behind not closed", extra={"session": session_id, "endpoint": self.address})
-        if self.orphans.get(session_id) == epoch:
-            del self.orphans[session_id]
 
     async def _count(self, backend: RoutedTo) -> None:
         """Ask what it holds, if no answer has said so lately and none is awaited. Raises BackendUnavailable."""
@@ -310,6 +293,7 @@ class Endpoint:
             _LOG.log(level, "endpoint %s", state, extra={"endpoint": self.address, "why": why})
             if self.state in (EndpointState.HEALTHY, EndpointState.DRAINING) and state is EndpointState.EJECTED:
                 self.away_since_s = asyncio.get_running_loop().time()
+                self._ejections += self.state is EndpointState.HEALTHY
             self.state = state
         self._changed()
 
@@ -320,10 +304,12 @@ class Endpoint:
         return BackendUnavailable(f"{self.address} did not answer within {timeout_s:g} s")
 
     def _check_progress(self, link: Link) -> None:
-        """The breaker opens if nothing comes back: a model that hangs does not show in its server's health."""
+        """The breaker opens if an answer does not come: a model that hangs does not show in its server's health."""
         limit_s = self._settings.step_timeout_s
         if link.backend.waiting_s() > limit_s:
             link.fail(f"{self.address} has answered none of its requests for {limit_s:g} s")
+        elif link.backend.oldest_s() > _STUCK * limit_s:
+            link.fail(f"{self.address} has not answered one of its requests for {_STUCK * limit_s:g} s")
 
     async def _pause(self, pause_s: float) -> None:
         with suppress(TimeoutError):

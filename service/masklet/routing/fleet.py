@@ -178,12 +178,17 @@ class Fleet:
     def leave_behind(self, link: Link, session_id: str, epoch: int) -> None:
         """A copy of a session may be left there: it is closed when the endpoint can be used."""
         if endpoint := self._endpoints.get(link.address):
-            endpoint.remember_orphan(session_id, epoch)
+            endpoint.orphans.remember(session_id, epoch)
+
+    def leave_alone(self, link: Link, session_id: str, epoch: int) -> None:
+        """What was left behind there with this epoch is somebody else's now."""
+        if endpoint := self._endpoints.get(link.address):
+            endpoint.orphans.forget(session_id, epoch)
 
     async def sweep(self, link: Link, session_id: str) -> None:
-        """Close a copy of the session that may be left there. Raises BackendUnavailable."""
+        """Close a copy of the session that may be left there. Raises BackendUnavailable or BackendUncertain."""
         if endpoint := self._endpoints.get(link.address):
-            await endpoint.close_orphans(link.backend, only=session_id)
+            await endpoint.orphans.close(link.backend, only=session_id)
 
     def touch(self) -> None:
         """Something has changed: whoever waits looks again."""
@@ -194,10 +199,12 @@ class Fleet:
         self.measure()
 
     def measure(self) -> None:
-        """Sets the metrics of states."""
+        """Sets the metrics of states, and counts ejections."""
         states = Counter(endpoint.state for endpoint in self._endpoints.values())
         for state in EndpointState:
             self._metrics.triton_endpoints.labels(state).set(states[state])
+        for endpoint in self._endpoints.values():
+            self._metrics.triton_ejections.inc(endpoint.take_ejections())
 
     @property
     def load(self) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from masklet.config import RoutingConfig
 from masklet.errors import BackendUnavailable, MaskletError
@@ -16,6 +17,7 @@ from masklet.routing.replay import Base
 from masklet.types import StepRequest
 
 _MOVES_AT_A_TIME = 4
+_SPARED = 10  # times as long as fetching a session's state took, until it is fetched again
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,14 +58,12 @@ class Keeper:
     def note(self, session: RoutedSession, request: StepRequest, *, sessions: int) -> None:
         """A frame was answered; `sessions` share the bytes for replays. Its lock is held."""
         max_bytes = self._settings.replay_bytes // max(1, sessions)
-        had_base = session.replay.base is not Base.NOTHING
         session.replay.add(request, max_requests=self._settings.replay_frames, max_bytes=max_bytes)
-        lost = had_base and session.replay.base is Base.NOTHING
-        self.consider(session, max_bytes=max_bytes, at_once=lost)
+        self.consider(session, max_bytes=max_bytes)
 
-    def consider(self, session: RoutedSession, *, max_bytes: int = 1, at_once: bool = False) -> None:
-        """Fetch the session's state if it is time, or at once."""
-        if session.checkpoint is None and (at_once or self._is_due(session, max_bytes)):
+    def consider(self, session: RoutedSession, *, max_bytes: int = 1) -> None:
+        """Fetch the session's state if it is time."""
+        if session.checkpoint is None and self._is_due(session, max_bytes):
             session.fetched_s = self._clock()
             session.checkpoint = asyncio.create_task(self._fetch(session))
             self._tasks.add(session.checkpoint)
@@ -76,10 +76,11 @@ class Keeper:
 
     def _is_due(self, session: RoutedSession, max_bytes: int) -> bool:
         replay = session.replay
-        if 2 * replay.byte_count > max_bytes:
-            return True
-        wanted = replay.base is Base.NOTHING or replay.edited or len(replay) >= self._settings.checkpoint_every_frames
-        return wanted and self._clock() - session.fetched_s >= self._settings.checkpoint_min_interval_s
+        full = 2 * replay.byte_count > max_bytes or len(replay) >= self._settings.checkpoint_every_frames
+        if not (full or replay.edited or replay.base is Base.NOTHING):
+            return False
+        pause_s = max(self._settings.checkpoint_min_interval_s, _SPARED * session.fetch_s)
+        return self._clock() - session.fetched_s >= pause_s
 
     async def _fetch(self, session: RoutedSession) -> None:
         link = session.link
@@ -87,7 +88,7 @@ class Keeper:
             async with session.lock:
                 link = session.link
                 if session.is_placed and not session.closed:
-                    with self._metrics.checkpoint_seconds.time():
+                    with self._metrics.checkpoint_seconds.time(), self._timed(session):
                         state = await link.backend.export_state(session.session_id)
                     if not session.closed:  # nobody waits for the lock to disown it
                         self._recovery.keep(session, state)
@@ -99,6 +100,14 @@ class Keeper:
             _LOG.warning("no checkpoint", extra={"session": session.session_id, "why": str(error)})
         finally:
             session.checkpoint = None
+
+    @contextmanager
+    def _timed(self, session: RoutedSession) -> Iterator[None]:
+        began_s = self._clock()
+        try:
+            yield
+        finally:
+            session.fetch_s = self._clock() - began_s
 
     async def _move(self, session: RoutedSession, gate: asyncio.Semaphore) -> None:
         try:

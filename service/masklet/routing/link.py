@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from dataclasses import replace
 from typing import Protocol
 
@@ -38,8 +37,19 @@ class RoutedTo(Backend, Protocol):
         """How long requests have been under way without any answer, seconds; 0: none are, or answers come."""
         ...
 
+    def oldest_s(self) -> float:
+        """How long the oldest request has been under way, whatever else was answered, seconds; 0: none is."""
+        ...
+
     def stats_age_s(self) -> float:
         """How long ago the newest answer came, and `stats` with it, seconds."""
+        ...
+
+    async def close_copy(self, session_id: str, epoch: int) -> None:
+        """Close a session whose owners are all below `epoch`; asked again after an answer was lost, it is carried on.
+
+        A session that is lost, or has a later owner, is no error. Raises BackendUnavailable or BackendUncertain.
+        """
         ...
 
     async def ask_stats(self) -> BackendStats:
@@ -110,13 +120,12 @@ class Link:
             self.failed.set()
 
 
-async def sing(backend: Backend) -> None:
-    """The canary: a session of two tiny frames, opened and closed, as a proof of life.
+async def sing(backend: Backend, name: str) -> None:
+    """The canary: a session of this name and two tiny frames, opened and closed, as a proof of life.
 
     Raises:
-        MaskletError: it failed.
+        MaskletError: it failed, and may be left there.
     """
-    name = f"canary-{uuid.uuid4().hex}"
     image = np.zeros((_CANARY_SIDE, _CANARY_SIDE, 3), np.uint8)
     middle = Prompt.clicks(1, [(_CANARY_SIDE / 2, _CANARY_SIDE / 2)])
     await backend.open(name, TrackSettings())

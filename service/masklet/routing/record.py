@@ -27,12 +27,17 @@ class RoutedSession:
         meter: its load.
         replay: what happened since its checkpoint.
         last: its newest answer.
-        epoch: what the backend knows as its owner's.
+        owner: the epoch of its owner, as that knows it.
+        epoch: the highest used so far, for its bank or to close one that was left behind.
         origin: what its owner has not been told yet.
         recovery_s: how long that took.
         lost_s: since when it is nowhere; None: it is somewhere.
+        left_epoch: the one that closes the bank that was lost last.
+        doubted: links that gave no clear answer since it was somewhere last.
+        unclear: restores in a row that ended without a clear answer.
         checkpoint: the task that fetches its state.
-        fetched_s: when its state was fetched, or tried to be.
+        fetched_s: when fetching its state began last, whatever came of it.
+        fetch_s: how long that took.
         closed: nobody wants it any more.
     """
 
@@ -44,12 +49,16 @@ class RoutedSession:
         self.meter = meter
         self.replay = Replay(base)
         self.last = LastAnswer()
-        self.epoch = owner_epoch(FIRST_EPOCH)
+        self.own(FIRST_EPOCH)
         self.origin: StateOrigin | None = None
         self.recovery_s = 0.0
         self.lost_s: float | None = None
+        self.left_epoch = 0
+        self.doubted: frozenset[Link] = frozenset()
+        self.unclear = 0
         self.checkpoint: asyncio.Task[None] | None = None
         self.fetched_s = float("-inf")
+        self.fetch_s = 0.0
         self.closed = False
 
     @property
@@ -57,10 +66,10 @@ class RoutedSession:
         """Whether it is where it was last seen, as far as is known."""
         return self.lost_s is None and self.link.is_alive
 
-    @property
-    def owner(self) -> int:
-        """The epoch of its owner, as that knows it."""
-        return self.epoch // _MOVES_PER_EPOCH
+    def own(self, epoch: int) -> None:
+        """It has an owner of this epoch from the beginning."""
+        self.owner = epoch
+        self.epoch = owner_epoch(epoch)
 
     def move_epoch(self) -> int:
         """The epoch of a copy elsewhere: above this one's, below the next owner's."""
@@ -75,6 +84,7 @@ class RoutedSession:
         """It lives there now; the load goes with it."""
         self.leave()
         self.link, self.epoch, self.lost_s = link, epoch, None
+        self.doubted, self.unclear = frozenset(), 0
         link.loads[self.session_id] = self.meter
 
     def leave(self) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from weakref import WeakKeyDictionary
 
 from masklet.config import RoutingConfig
-from masklet.errors import AdmissionRefused, BackendUnavailable, MaskletError, SessionStateLost
+from masklet.errors import AdmissionRefused, BackendUnavailable, BackendUncertain, MaskletError, SessionStateLost
 from masklet.observability.metrics import Metrics
 from masklet.routing.checkpoints import Checkpoints
 from masklet.routing.fleet import Fleet
@@ -30,6 +30,7 @@ from masklet.types import StateOrigin
 _RETRY_AFTER_S = 2.0
 _REBUILDS_AT_A_TIME = 4
 _LEAST_S = 5.0  # for a rebuild, however short the wait for a place may be
+_UNCLEAR = 9  # restores that end without a clear answer, until what is to be restored is held to be the reason
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,17 +62,18 @@ class Recovery:
         self._gates: WeakKeyDictionary[Link, asyncio.Semaphore] = WeakKeyDictionary()
 
     def lose(self, session: RoutedSession) -> None:
-        """The session is no longer where it was."""
+        """The session is no longer where it was, or not as it was."""
         if session.lost_s is None:
             session.lost_s = self._clock()
             session.leave()
-            self._fleet.leave_behind(session.link, session.session_id, session.move_epoch())
+            session.epoch = session.left_epoch = session.move_epoch()
+            self._fleet.leave_behind(session.link, session.session_id, session.left_epoch)
 
     async def recover(self, session: RoutedSession) -> None:
         """Have the session somewhere.
 
         Raises:
-            SessionStateLost: nothing is known to go on from.
+            SessionStateLost: nothing is known to go on from, or nobody wants it any more.
             BackendUnavailable: nothing could be used in time, or took the session in time; it can be recovered later.
             AdmissionRefused: everything was full for that time; likewise.
         """
@@ -80,7 +82,8 @@ class Recovery:
         try:
             await self._try_links(session, deadline_s)
         except MaskletError as error:
-            self._metrics.recoveries.labels("none", error.reason).inc()
+            if not session.closed:
+                self._metrics.recoveries.labels("none", error.reason).inc()
             raise
 
     async def migrate(self, session: RoutedSession) -> None:
@@ -100,9 +103,10 @@ class Recovery:
                 raise
             with self._sending(session, target, epoch):
                 await self._import(session, target, state, epoch)
-                await self._close_copy(source, session.session_id)
-                self.keep(session, state)
-                self._arrived(session, target, epoch, origin=StateOrigin.MIGRATED, started_s=started_s)
+                _check_wanted(session)
+            self.keep(session, state)
+            self._arrived(session, target, epoch, origin=StateOrigin.MIGRATED, started_s=started_s)
+        await self._close_copy(source, session.session_id)
 
     def keep(self, session: RoutedSession, state: bytes) -> None:
         """A state that was fetched just now: the checkpoint to start from."""
@@ -121,7 +125,7 @@ class Recovery:
         for _ in range(self._settings.recovery_attempts):
             left_s = max(0.0, deadline_s - self._clock())
             try:
-                link = await self._fleet.wait_for(left_s, but=refused)
+                link = await self._place(session, left_s, but=refused)
             except AdmissionRefused:
                 if slow is None:
                     raise
@@ -138,12 +142,21 @@ class Recovery:
                 refused |= {link}  # slow, which is no reason to eject it; what hangs is found out by its progress
             except AdmissionRefused as error:
                 refused, failure = refused | {link}, error
+            except BackendUncertain as error:
+                session.doubted |= {link}
+                failure = error
             except BackendUnavailable as error:
                 await self._fleet.suspect(link, error)
                 failure = error
         attempts = self._settings.recovery_attempts
         message = f"session {session.session_id} could not be recovered, {attempts} Tritons failed: {failure}"
         raise BackendUnavailable(message, retry_after_s=_RETRY_AFTER_S)
+
+    async def _place(self, session: RoutedSession, timeout_s: float, *, but: frozenset[Link]) -> Link:
+        """Where it may be rebuilt, as `Fleet.wait_for` says it; where it is doubted only if nowhere else."""
+        with suppress(BackendUnavailable, AdmissionRefused):
+            return self._fleet.choose(None, but=but | session.doubted)
+        return await self._fleet.wait_for(timeout_s, but=but)
 
     @contextmanager
     def _moving(self, session: RoutedSession, target: Link) -> Iterator[int]:
@@ -162,7 +175,8 @@ class Recovery:
         try:
             yield
         except BaseException:
-            self._fleet.leave_behind(target, session.session_id, epoch + 1)
+            session.epoch = epoch + 1
+            self._fleet.leave_behind(target, session.session_id, session.epoch)
             raise
 
     async def _rebuild_in_turn(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
@@ -171,14 +185,17 @@ class Recovery:
         gate = self._gates.setdefault(link, asyncio.Semaphore(_REBUILDS_AT_A_TIME))
         async with asyncio.timeout(limit_s) as limit, gate:
             limit.reschedule(asyncio.get_running_loop().time() + limit_s)
+            _check_wanted(session)
             if not link.takes_sessions:
                 raise AdmissionRefused(f"{link.address} takes no sessions any more", retry_after_s=_RETRY_AFTER_S)
-            await self._fleet.sweep(link, session.session_id)
             with self._sending(session, link, epoch):
-                return await self._rebuild(session, link, epoch)
+                await self._fleet.sweep(link, session.session_id)
+                origin = await self._rebuild(session, link, epoch)
+                _check_wanted(session)
+                return origin
 
     async def _rebuild(self, session: RoutedSession, link: Link, epoch: int) -> StateOrigin:
-        """Make the session's bank there. Raises BackendUnavailable, SessionStateLost."""
+        """Make the session's bank there. Raises BackendUnavailable, BackendUncertain, SessionStateLost."""
         if session.replay.base is not Base.NOTHING:
             try:
                 await self._restore(session, link, epoch)
@@ -186,6 +203,9 @@ class Recovery:
             except (BackendUnavailable, AdmissionRefused):
                 raise
             except MaskletError as error:
+                session.unclear += isinstance(error, BackendUncertain)
+                if isinstance(error, BackendUncertain) and session.unclear < _UNCLEAR:
+                    raise
                 why = {"session": session.session_id, "why": str(error)}
                 _LOG.warning("session cannot be restored, going on from its last masks", extra=why)
                 await self._close_copy(link, session.session_id)
@@ -237,6 +257,12 @@ class Recovery:
         self._fleet.touch()
         where = {"session": session.session_id, "endpoint": link.address, "seconds": round(session.recovery_s, 3)}
         _LOG.warning("session %s", origin, extra=where)
+
+
+def _check_wanted(session: RoutedSession) -> None:
+    """Raises SessionStateLost if it was given up meanwhile, which waits for nobody."""
+    if session.closed:
+        raise SessionStateLost(f"session {session.session_id} is not wanted here any more")
 
 
 _BY_LOSS = (None, StateOrigin.MIGRATED, StateOrigin.RESTORED, StateOrigin.RESEEDED)

@@ -66,12 +66,15 @@ class LastAnswer:
         self._masks: dict[int, ObjectMask] = {}
 
     def note(self, request: StepRequest, result: StepResult) -> None:
-        """A request and its answer. Of a correction only the newest frame's counts."""
+        """A request and its answer. Of a correction of an older frame only objects count that are not known yet."""
         if request.image is not None:
             self._frame_seq, self._image = request.frame_seq, request.image
             self._masks = {one.object_id: one for one in result.objects}
         elif request.frame_seq == self._frame_seq:
             self._masks |= {one.object_id: one for one in result.objects}
+        elif self._image is not None:
+            fitting = [one for one in result.objects if one.mask.shape == self._image.shape[:2]]
+            self._masks = {one.object_id: one for one in fitting} | self._masks
         for object_id in request.remove:
             if object_id not in {one.object_id for one in result.objects}:
                 self._masks.pop(object_id, None)

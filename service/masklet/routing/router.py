@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +18,7 @@ from masklet.errors import (
     AdmissionRefused,
     BackendError,
     BackendUnavailable,
+    BackendUncertain,
     MaskletError,
     OverCapacity,
     SessionStateLost,
@@ -33,6 +34,7 @@ from masklet.routing.link import Link, RoutedTo
 from masklet.routing.record import RoutedSession, owner_epoch
 from masklet.routing.recovery import Recovery
 from masklet.routing.replay import Base
+from masklet.routing.working import Working, ended
 from masklet.types import (
     BackendStats,
     BankSummary,
@@ -85,7 +87,7 @@ class RoutedBackend:
         self._recovery = Recovery(self._fleet, self._checkpoints, settings, metrics=self._metrics, clock=clock)
         self._keeper = Keeper(self._fleet, self._recovery, settings, metrics=self._metrics, clock=clock)
         self._sessions: dict[str, RoutedSession] = {}
-        self._working: set[asyncio.Future[Any]] = set()
+        self._working = Working()
         self._beside: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self._attendants: set[asyncio.Task[None]] = set()
 
@@ -106,10 +108,10 @@ class RoutedBackend:
         """Leave all endpoints, which closes the sessions that are ours; unfinished steps raise BackendUnavailable."""
         for session in self._sessions.values():
             session.closed = True
-        await _ended(self._attendants)
+        await ended(self._attendants)
         await self._keeper.stop()
         await self._fleet.__aexit__(None, None, None)
-        await _ended(self._working)
+        await self._working.stop()
         for session_id in list(self._sessions):
             self._drop(session_id)
 
@@ -170,30 +172,41 @@ class RoutedBackend:
                 await link.backend.close(session_id)
                 raise
 
-        session = await self._place(session_id, settings, owner_epoch(epoch), begin)
+        session = await self._place(session_id, settings, epoch, begin)
         session.replay.rebase(Base.OPENING)
 
     def reserve(self, session_id: str, objects: int) -> None:
-        """The session is about to have so many objects. Raises OverCapacity if its endpoint has no room for them."""
-        if session := self._sessions.get(session_id):
+        """The session is about to have so many objects. Raises OverCapacity if its endpoint has no room for them.
+
+        One that is nowhere is let in with them when it is recovered: it was admitted before.
+        """
+        session = self._sessions.get(session_id)
+        if session is None:
+            return
+        if session.is_placed:
             self._fleet.reserve(session.link, session.meter, objects)
+        else:
+            session.meter.objects = max(1, objects)
 
     async def import_state(self, session_id: str, state: bytes, *, epoch: int = FIRST_EPOCH) -> None:
         """Open a session with an exported state where there is most room."""
 
         async def begin(link: Link, model_epoch: int) -> None:
+            session = self._sessions[session_id]
             await link.backend.import_state(session_id, state, epoch=model_epoch)
+            session.epoch = session.move_epoch()
+            self._learn(session, await link.backend.attach(session_id, session.epoch))
 
-        session = await self._place(session_id, TrackSettings(), owner_epoch(epoch), begin, admitted=True)
+        session = await self._place(session_id, TrackSettings(), epoch, begin, admitted=True)
         self._recovery.keep(session, state)
 
     async def attach(self, session_id: str, epoch: int, *, location: str = "") -> BankSummary:
         """Own a session that is open at any of the endpoints."""
         if session_id not in self._sessions:
             link, summary = await adopt(self._fleet, session_id, owner_epoch(epoch), location=location)
-            session = self._add(session_id, summary.settings or TrackSettings(), link)
-            session.meter.objects = max(1, len(summary.object_ids))
-            session.epoch = owner_epoch(epoch)
+            session = self._add(session_id, TrackSettings(), link)
+            session.own(epoch)
+            self._learn(session, summary)
             self._keeper.consider(session)
             return summary
         return await self._working_on(session_id, lambda session: self._attach(session, epoch))
@@ -203,6 +216,8 @@ class RoutedBackend:
         session = self._sessions.get(session_id)
         if session is not None:
             session.link.backend.disown(session_id)
+            if not session.is_placed:  # its bank may be there all the same, for whoever attaches to it
+                self._fleet.leave_alone(session.link, session_id, session.left_epoch)
             self._drop(session_id)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
@@ -228,45 +243,29 @@ class RoutedBackend:
                 return
             placed = session.is_placed
             self._drop(session_id)
-            if placed:
-                await session.link.backend.close(session_id)
-            else:
+            try:
+                if placed:
+                    await session.link.backend.close(session_id)
+            except (BackendUnavailable, BackendUncertain) as error:
+                _LOG.info("session may not be closed yet", extra={"session": session_id, "why": str(error)})
+                placed = False
+            if not placed:
                 self._fleet.leave_behind(session.link, session_id, session.move_epoch())
 
         await self._working_on(session_id, end)
 
     async def _working_on(self, session_id: str, work: Callable[[RoutedSession], Awaitable[_T]]) -> _T:
-        """Does `work` when the session is free; once begun it goes on even if the caller is cancelled."""
-        session = self._session(session_id)
-
-        async def begun() -> _T:
-            try:
-                return await work(session)
-            except asyncio.CancelledError:
-                raise BackendUnavailable("the backend was left") from None
-            finally:
-                session.lock.release()
-
-        await session.lock.acquire()
-        task = asyncio.ensure_future(begun())
-        self._working.add(task)
-        task.add_done_callback(self._done)
-        return await asyncio.shield(task)
-
-    def _done(self, task: asyncio.Future[Any]) -> None:
-        self._working.discard(task)
-        if not task.cancelled():
-            task.exception()  # seen, even if nobody waits any more
+        return await self._working.do(self._session(session_id), work)
 
     async def _step(self, session: RoutedSession, request: StepRequest) -> StepResult:
         for attempt in range(1, self._settings.recovery_attempts + 1):
             await self._ensure(session)
             try:
                 result = await session.link.backend.step(session.session_id, request)
-            except (BackendUnavailable, SessionStateLost) as error:
+            except (BackendUnavailable, BackendUncertain, SessionStateLost) as error:
                 self._lost(session, error)
                 if attempt == self._settings.recovery_attempts or session.closed:
-                    raise _given_up(request, attempt, error) from error
+                    raise _given_up(f"frame {request.frame_seq}", attempt, error) from error
             except SessionSuperseded:
                 self._drop(session.session_id)
                 raise
@@ -286,15 +285,19 @@ class RoutedBackend:
         if epoch <= session.owner:
             name = session.session_id
             raise SessionSuperseded(f"session {name} has an owner of epoch {session.owner}, not below {epoch}")
-        await self._ensure(session)
-        try:
-            summary = await session.link.backend.attach(session.session_id, owner_epoch(epoch))
-        except (BackendUnavailable, SessionStateLost) as error:
-            self._lost(session, error)
+        for attempt in range(1, self._settings.recovery_attempts + 1):
             await self._ensure(session)
-            summary = await session.link.backend.attach(session.session_id, owner_epoch(epoch))
-        session.epoch = owner_epoch(epoch)
-        return replace(summary, origin=session.origin or StateOrigin.INTACT)  # and the next result says it, too
+            session.epoch = max(owner_epoch(epoch), session.move_epoch())  # also if the answer is lost
+            try:
+                summary = await session.link.backend.attach(session.session_id, session.epoch)
+            except (BackendUnavailable, BackendUncertain, SessionStateLost) as error:
+                self._lost(session, error)
+                if attempt == self._settings.recovery_attempts or session.closed:
+                    raise _given_up(f"attaching with epoch {epoch}", attempt, error) from error
+            else:
+                session.owner = epoch
+                return replace(summary, origin=session.origin or StateOrigin.INTACT)  # the next result says it, too
+        raise AssertionError("recovery_attempts is at least 1")
 
     async def _ensure(self, session: RoutedSession) -> None:
         """Have it somewhere."""
@@ -306,6 +309,8 @@ class RoutedBackend:
     def _lost(self, session: RoutedSession, error: BackendError | SessionStateLost) -> None:
         if isinstance(error, BackendUnavailable):
             self._fleet.eject(session.link, str(error))
+        elif isinstance(error, BackendUncertain):
+            session.doubted |= {session.link}
         self._recovery.lose(session)
 
     async def _place(
@@ -322,20 +327,22 @@ class RoutedBackend:
             raise BackendError(f"session {session_id} is already open")
         refused: frozenset[Link] = frozenset()
         load = None if admitted else self._meter(settings).load
+        model_epoch = owner_epoch(epoch)
         while True:
             link = self._fleet.choose(load, but=refused)
             session = self._add(session_id, settings, link)
-            session.epoch = epoch
+            session.owner, session.epoch = epoch, model_epoch
             try:
                 async with session.lock:  # an endpoint that begins to drain just now waits until it is there
-                    await begin(link, epoch)
+                    await begin(link, model_epoch)
                 return session
             except AdmissionRefused:
                 refused |= {link}
             except BackendUnavailable as error:
-                self._fleet.leave_behind(link, session_id, session.move_epoch())
+                model_epoch = session.move_epoch()
+                self._fleet.leave_behind(link, session_id, model_epoch)
                 await self._fleet.suspect(link, error)
-            except asyncio.CancelledError:  # what was sent is carried out
+            except (asyncio.CancelledError, BackendUncertain):  # what was sent is carried out, or may have been
                 self._fleet.leave_behind(link, session_id, session.move_epoch())
                 self._drop(session_id)
                 raise
@@ -350,6 +357,12 @@ class RoutedBackend:
         self._sessions[session_id] = session
         link.loads[session_id] = meter
         return session
+
+    def _learn(self, session: RoutedSession, summary: BankSummary) -> None:
+        """How a session that came with its bank is tracked, and its load."""
+        session.settings = summary.settings or TrackSettings()
+        session.meter = session.link.loads[session.session_id] = self._meter(session.settings)
+        session.meter.objects = max(1, len(summary.object_ids))
 
     def _meter(self, settings: TrackSettings) -> LoadMeter:
         reserved = self._settings.reserved_object_frames_s
@@ -372,15 +385,6 @@ class RoutedBackend:
         await self._keeper.drain([session for session in self._sessions.values() if session.link is link])
 
 
-async def _ended(tasks: Collection[asyncio.Future[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)
-
-
-def _given_up(request: StepRequest, attempts: int, error: MaskletError) -> BackendUnavailable:
-    return BackendUnavailable(
-        f"frame {request.frame_seq} was under way on {attempts} Tritons when they failed; the last one: {error}",
-        retry_after_s=_RETRY_AFTER_S,
-    )
+def _given_up(what: str, attempts: int, error: MaskletError) -> BackendUnavailable:
+    message = f"{what} was tried {attempts} times, and the Triton failed each time; the last one: {error}"
+    return BackendUnavailable(message, retry_after_s=_RETRY_AFTER_S)
