@@ -42,10 +42,13 @@ class SessionConfig:
     """How streams behave.
 
     Attributes:
-        first_message_timeout_s: a stream whose `open` does not come in this time is ended.
-        idle_timeout_s: a stream without requests for this long is ended.
-        max_session_age_s: a session is ended after this long.
+        first_message_timeout_s: a stream whose `open` does not come in this time is ended, and so is a probe of health
+            whose request does not.
+        idle_timeout_s: a stream without requests for this long is ended; so is any other call whose request has not
+            come in full in this time.
+        max_session_age_s: a session is ended after this long, whichever servers it was at.
         resume_ttl_s: a session whose connection was lost may be resumed for this long; 0: it ends with its stream.
+            After `close` its last answers can be read for as long.
         resume_key_file: keys for resume tokens, the same for all fronts: one a line, hexadecimal or base64, 32 bytes or
             more; the first signs, all are accepted. Empty: a random key, so that only this process accepts its tokens.
         ring_messages: answers kept in case the connection they were written to is dead, at most.
@@ -163,9 +166,11 @@ class RoutingConfig:
     Load is counted in objects times frames per second. A session's is `open.target_frame_rate_hz` times its objects
     (at least one), or `reserved_object_frames_s` if its client names no rate; and never less than what it really does.
     A session is refused (OVER_CAPACITY) if its load does not fit beside the load there is; one that would be alone is
-    always taken. A prompt that adds an object is refused likewise, the session goes on without it. Sessions that are
-    resumed or recovered are not refused: they were admitted before. All of this holds for every backend; it ends with
-    `admit_by_load = false`, and a backend of unknown capacity (calibration off, nothing declared) refuses nobody.
+    always taken. A prompt that adds an object is refused likewise, the session goes on without it. While it runs, an
+    image counts as a session whose client names no rate; with several objects, as one of a frame per second. Sessions
+    that are resumed or recovered are not refused: they were admitted before. All of this holds for every backend; it
+    ends with `admit_by_load = false`, and a backend of unknown capacity (calibration off, nothing declared) refuses
+    nobody.
 
     Attributes:
         checkpoint_every_frames: a session's state is fetched anew after so many answered frames.

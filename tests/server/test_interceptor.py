@@ -74,6 +74,25 @@ async def test_a_bad_correlation_id_is_replaced(client: Any, sent: str) -> None:
     assert len(correlation_id(error)) == 32
 
 
+class CancelledBackend(FakeBackend):
+    """Says after the start that it was cancelled, as a task of its own may be."""
+
+    described = 0
+
+    def describe(self) -> ModelDescription:
+        self.described += 1
+        if self.described > 1:
+            raise asyncio.CancelledError
+        return super().describe()
+
+
+async def test_a_call_that_nobody_cancelled_gets_a_status(config: Config, connect: Any) -> None:
+    async with Server(config, backend=CancelledBackend()) as server, connect(server.port) as client:
+        error = await describe(client)
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert "error_id=" in (error.details() or "")
+
+
 async def test_calls_are_counted_by_method_and_code(server: Server, client: Any) -> None:
     await describe(client)
     talk = client.talk()
@@ -102,14 +121,16 @@ async def test_calls_beyond_their_limit_are_to_come_again_and_probes_are_answere
     monkeypatch.setattr(lifecycle, "_CALLS_PER_SESSION", 0)
     monkeypatch.setattr(lifecycle, "_CALLS_BESIDE", 3)
     async with Server(config, backend=FakeBackend()) as server, connect(server.port) as client, asyncio.timeout(20):
-        silent = [client.talk() for _ in range(3)]
-        while (refused := await refusal(client)) is None:
-            await asyncio.sleep(0.01)
+        talks = [client.talk() for _ in range(3)]
+        for talk in talks:
+            await talk.open()
+        refused = await refusal(client)
+        assert refused is not None
         assert reason_of(refused)[:2] == ("RESOURCE_EXHAUSTED", "ADMISSION_REFUSED")
         assert refused.details() == "3 calls are open, the limit is 3"
         assert await client.health() == "SERVING"
         await client.operator.ListSessions(session_pb2.ListSessionsRequest(), timeout=10)
-        for talk in silent:
+        for talk in talks:
             talk.call.cancel()
         while await refusal(client) is not None:
             await asyncio.sleep(0.01)

@@ -6,6 +6,10 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from masklet.backends.fake import FakeBackend, Hold
+from masklet.config import Config
+from masklet.server.lifecycle import Server
+from masklet.v1 import prompt_pb2, segmentation_pb2
 from masklet.v1 import session_pb2 as pb
 
 
@@ -91,3 +95,24 @@ async def test_a_session_without_a_stream_is_listed_as_detached_and_can_be_ended
     assert (found.session_id, found.state) == (opened.session_id, pb.SESSION_STATE_DETACHED)
     await client.operator.CloseSession(pb.CloseSessionRequest(session_id=found.session_id))
     assert await server.registry.wait_empty(10)
+
+
+async def test_an_image_is_no_session(config: Config, connect: Any, image: bytes, reason_of: Any) -> None:
+    release = asyncio.Event()
+    backend = FakeBackend([Hold(release)])
+    async with Server(config, backend=backend) as server, connect(server.port) as client:
+        points = prompt_pb2.Points(points=[prompt_pb2.Point(x=1, y=1, label=prompt_pb2.POINT_LABEL_INCLUDE)])
+        asked = segmentation_pb2.SegmentImageRequest(codec=segmentation_pb2.FRAME_CODEC_PNG, payload=image)
+        asked.prompts.add(object_id=1, points=points)
+        call = asyncio.ensure_future(client.tracker.SegmentImage(asked, timeout=10))
+        async with asyncio.timeout(10):
+            while not backend.steps_started:
+                await asyncio.sleep(0.01)
+        assert ids(await page(client, 0)) == []
+        (session_id,) = server.registry._records
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client.operator.CloseSession(pb.CloseSessionRequest(session_id=session_id), timeout=10)
+        assert reason_of(caught.value)[:2] == ("NOT_FOUND", "SESSION_NOT_FOUND")
+        release.set()
+        assert len((await call).objects) == 1
+        assert server.metrics.registry.get_sample_value("masklet_session_duration_seconds_count") == 0

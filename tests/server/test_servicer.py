@@ -15,6 +15,7 @@ import masklet
 from masklet.backends.fake import FakeBackend, Hold
 from masklet.codecs.masks import decode_mask, encode_mask
 from masklet.config import Config, SessionConfig
+from masklet.server.endpoints import max_request_bytes
 from masklet.server.lifecycle import Server
 from masklet.types import MaskEncoding
 from masklet.v1 import mask_pb2, prompt_pb2
@@ -200,7 +201,7 @@ async def test_an_oversize_message_ends_its_own_stream_only(client: Any, config:
     victim, bystander = client.talk(), client.talk()
     await victim.open()
     await bystander.open()
-    await victim.frame(b"x" * (config.limits.max_frame_bytes + 100_000))
+    await victim.frame(b"x" * (max_request_bytes(config.limits, max_small_bytes=1 << 20) + 1))
     error = await victim.failure()
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "larger than max" in (error.details() or "")
@@ -247,3 +248,41 @@ async def test_the_model_is_described(client: Any, config: Config) -> None:
     assert (described.backend, described.version, described.trained) == ("fake", masklet.__version__, False)
     assert pb.FRAME_CODEC_JPEG in described.codecs
     assert described.limits.max_frame_bytes == config.limits.max_frame_bytes
+
+
+@pytest.mark.parametrize("seq", [0, 2, 9, 2**63 - 1, 2**64 - 1])
+async def test_open_is_request_1(client: Any, reason_of: Any, seq: int) -> None:
+    talk = client.talk()
+    await talk.call.write(pb.TrackRequest(seq=seq, open=pb.Open(codec=pb.FRAME_CODEC_PNG, height=16, width=24)))
+    error = await talk.failure()
+    assert reason_of(error) == ("INVALID_ARGUMENT", "PROTOCOL_VIOLATION", "seq")
+    assert error.details() == f"seq of `open` is {seq}, must be 1"
+
+
+async def test_a_staleness_of_0_is_none(client: Any) -> None:
+    talk = client.talk()
+    wanted = pb.Open(codec=pb.FRAME_CODEC_PNG, height=16, width=24, drop_policy=pb.DROP_POLICY_LATEST)
+    wanted.max_staleness.SetInParent()
+    await talk.send(open=wanted)
+    await talk.receive("opened")
+    frame = await talk.frame()
+    assert (await talk.receive("result")).result.frame_seq == frame
+
+
+async def test_answers_lost_after_close_are_sent_again(config: Config, connect: Any) -> None:
+    """Over, for the server, with the answers in a connection that turns out to be dead."""
+    async with Server(config, backend=FakeBackend()) as server, connect(server.port) as client:
+        talk = client.talk()
+        opened = await talk.open()
+        frames = [await talk.frame() for _ in range(3)]
+        sent = await talk.close()
+        assert len(server.registry) == 0
+        again, wanted = client.talk(), pb.Open(codec=pb.FRAME_CODEC_PNG, height=16, width=24)
+        wanted.drop_policy, wanted.resume_token = pb.DROP_POLICY_BLOCK, opened.resume_token
+        wanted.last_server_seq, wanted.unanswered_seqs[:] = 2, frames[1:]
+        await again.send(open=wanted)
+        assert (await again.receive("opened")).opened.next_seq == talk.seq + 1
+        rest = [await again.receive("result") for _ in frames[1:]]
+        assert [one.result for one in rest] == [one.result for one in sent[1:]]
+        assert await again.call.read() is grpc.aio.EOF  # type: ignore[attr-defined]
+        assert await again.call.code() is grpc.StatusCode.OK

@@ -69,6 +69,19 @@ async def test_an_image_is_refused_likewise(full: World) -> None:
     assert len(full.context.registry) == 2
 
 
+async def test_an_image_with_more_objects_than_have_room_is_refused_and_leaves_nothing(make_world: MakeWorld) -> None:
+    world = await make_world(routing=TEN)
+    await world.opened(FOUR_HZ)
+    payload = encode_frame(FrameCodec.RGB8, np.zeros((*SIZE, 3), np.uint8))
+    clicks = [Prompt.clicks(object_id, [(3, 3)]) for object_id in (1, 2, 2, 3, 4, 5, 6, 7)]
+    with pytest.raises(OverCapacity):
+        await segment_image(world.context, FrameCodec.RGB8, payload, SIZE, clicks)
+    assert world.sample("sessions_rejected_total", reason="OVER_CAPACITY") == 1
+    assert (len(world.context.registry), world.backend.stats().sessions, world.backend.stats().load) == (1, 1, 4.0)
+    objects, _ = await segment_image(world.context, FrameCodec.RGB8, payload, SIZE, clicks[:7])
+    assert len(objects) == 6
+
+
 async def answered(peer: Peer, *prompts: int) -> None:
     """A frame with clicks on these objects."""
     before = len(peer.all(Result))

@@ -19,6 +19,7 @@ from masklet.errors import (
     SessionExpired,
     SessionSuperseded,
 )
+from masklet.session import closed
 from masklet.session.messages import (
     Close,
     Dropped,
@@ -156,12 +157,45 @@ async def test_an_old_token_is_good_until_it_expires_and_fences_as_well(world: W
     await third.until(Pong)
 
 
-async def test_close_frees_at_once_and_nothing_is_left_to_resume(world: World) -> None:
+async def test_close_frees_at_once_and_nothing_but_answers_is_left(world: World) -> None:
+    peer = await world.opened(BLOCKING)
+    for body in (FRAME, FRAME, Close()):
+        peer.send(body)
+    await peer.ended()
+    assert (len(world.context.registry), world.backend.stats().sessions, len(world.context.live)) == (0, 0, 0)
+    again = await back(world, peer, last_server_seq=2, unanswered_seqs=(3,))
+    again.send(FRAME)
+    await again.ended()
+    assert (list(told(again)), again.error) == ([3], None)
+    assert (len(world.context.registry), world.backend.stats().sessions) == (0, 0)
+
+
+async def test_answers_of_closed_sessions_are_kept_for_the_time_to_live(make_world: MakeWorld) -> None:
+    world = await make_world(session=SessionConfig(resume_ttl_s=0.2))
     peer = await world.opened(BLOCKING)
     peer.send(Close())
     await peer.ended()
-    assert (len(world.context.registry), world.backend.stats().sessions) == (0, 0)
+    assert len(world.context.live.closed) == 1
+    await asyncio.sleep(0.3)
+    assert len(world.context.live.closed) == 0
     assert isinstance(await refused(world, peer), SessionExpired)
+
+
+@pytest.mark.parametrize(("most", "most_bytes"), [(2, 1 << 20), (99, 600)])
+async def test_few_closed_sessions_are_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, most: int, most_bytes: int
+) -> None:
+    monkeypatch.setattr(closed, "_MOST", most)
+    monkeypatch.setattr(closed, "_MOST_BYTES", most_bytes)
+    peers = [await world.opened(BLOCKING) for _ in range(3)]
+    for peer in peers:
+        for body in (FRAME, Close()):
+            peer.send(body)
+        await peer.ended()
+    assert len(world.context.live.closed) == 2
+    assert isinstance(await refused(world, peers[0]), SessionExpired)
+    again = await (await back(world, peers[1], last_server_seq=1)).ended()
+    assert list(told(again)) == [2]
 
 
 async def test_requests_that_end_without_close_leave_the_session(world: World) -> None:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 from tests.fronts import Front, Shared
 from tests.session.conftest import BLOCKING, FRAME, Peer, World, click
-from tests.session.returning import back, gone, made, refused, server_seqs, told
+from tests.session.returning import Clock, back, gone, made, refused, server_seqs, told
 
 from masklet.backends.fake import FakeBackend
+from masklet.config import SessionConfig
 from masklet.errors import (
     AccessDenied,
     ServerDraining,
@@ -156,6 +157,22 @@ async def test_a_drained_session_goes_on_elsewhere(shared: Shared) -> None:
     again.send(FRAME)
     assert (await again.until(Result)).objects[0].box == (7, 6, 11, 10)
     await back(second, detached)
+    await gone(first, second)
+
+
+async def test_a_session_is_as_old_elsewhere_as_it_was(shared: Shared) -> None:
+    clock = Clock()
+    first, second = made(Front(shared), clock), made(Front(shared), clock)
+    second.context = replace(second.context, session=SessionConfig(max_session_age_s=130.0))
+    peer = await first.opened(BLOCKING)
+    clock.now_s += 100.0
+    again = await back(second, peer)
+    (shown,) = second.context.registry.list()
+    assert shown.age_s == 100.0
+    await clock.pass_by(second, 29.0)
+    assert not again.all(GoAway)
+    await clock.pass_by(second, 1.0)
+    assert (await again.until(GoAway)).resume_token == b""
     await gone(first, second)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from masklet.errors import AccessDenied, ConfigError, LimitExceeded, MaskletErro
 from masklet.session.tokens import MAX_TOKEN_BYTES, ResumeClaim, TokenSigner, read_keys
 
 OLD, NEW = b"o" * 32, b"n" * 32
-CLAIM = ResumeClaim("0123456789abcdef" * 2, "acme", 3, "triton-2:8001", "48x64 interactive block")
+CLAIM = ResumeClaim("0123456789abcdef" * 2, "acme", 3, "triton-2:8001", "48x64 interactive block", 999_000_000)
 
 
 class Wall:
@@ -26,6 +27,13 @@ class Wall:
 def test_what_was_signed_is_what_is_read() -> None:
     signer = TokenSigner([NEW])
     assert signer.verify(signer.sign(CLAIM, lifetime_s=60), tenant="acme") == CLAIM
+
+
+def test_a_token_is_read_as_before() -> None:
+    """Two numbers come last: when it was opened, or, of an older version, made; and when it expires."""
+    signer = TokenSigner([NEW], wall=Wall())
+    claims = json.loads(signer.sign(CLAIM, lifetime_s=60)[1:-32])
+    assert claims == [CLAIM.session_id, "acme", 3, CLAIM.location, CLAIM.shape, CLAIM.opened_ms, 1_000_060_000]
 
 
 def test_keys_rotate_the_first_signs_and_all_are_accepted() -> None:

@@ -11,8 +11,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from masklet.config import LimitsConfig
 from masklet.errors import ConfigError
+from masklet.session.intake import MAX_WAITING_MASK_BYTES
 
-_FRAME_SLACK_BYTES = 64 * 1024  # the message around a frame's payload
+_PACKED_PIXELS = 8  # of a mask, in a byte
+_NO_COMPRESSION = 1  # a bit for each algorithm: a message would be unpacked in full before its size is looked at
 _KEEPALIVE_S = 30.0
 _KEEPALIVE_TIMEOUT_S = 10.0
 _MIN_CLIENT_PING_S = 5.0
@@ -23,13 +25,22 @@ def grpc_server(
     interceptors: Sequence[grpc.aio.ServerInterceptor],  # type: ignore[type-arg]
     *,
     max_calls: int,
+    max_connection_calls: int,
+    max_small_bytes: int,
 ) -> grpc.aio.Server:
     """A server that is not listening yet, with the limits of the transport set from `limits`.
 
-    `max_calls` is the outer fence, beyond which probes of health are refused, too; interceptors refuse others before.
+    Args:
+        limits: what clients may ask for.
+        interceptors: around every call.
+        max_calls: the outer fence, beyond which probes of health are refused, too; interceptors refuse others before.
+        max_connection_calls: of one connection at a time; further ones wait there.
+        max_small_bytes: of a request, pictures and masks not counted.
     """
     options = {
-        "grpc.max_receive_message_length": limits.max_frame_bytes + _FRAME_SLACK_BYTES,
+        "grpc.max_receive_message_length": max_request_bytes(limits, max_small_bytes=max_small_bytes),
+        "grpc.max_concurrent_streams": max_connection_calls,
+        "grpc.compression_enabled_algorithms_bitset": _NO_COMPRESSION,
         "grpc.max_send_message_length": -1,  # our own answers; objects and frame size bound them
         "grpc.keepalive_time_ms": round(_KEEPALIVE_S * 1000),
         "grpc.keepalive_timeout_ms": round(_KEEPALIVE_TIMEOUT_S * 1000),
@@ -38,6 +49,12 @@ def grpc_server(
         "grpc.so_reuseport": 0,  # else a second server on the port silently takes half of the streams
     }
     return grpc.aio.server(interceptors=interceptors, options=list(options.items()), maximum_concurrent_rpcs=max_calls)
+
+
+def max_request_bytes(limits: LimitsConfig, *, max_small_bytes: int) -> int:
+    """No request allowed has more bytes; what is not allowed may have fewer, and is refused where it is told why."""
+    mask_pixels = max(limits.max_frame_pixels, MAX_WAITING_MASK_BYTES)
+    return limits.max_frame_bytes + mask_pixels // _PACKED_PIXELS + max_small_bytes
 
 
 def bind_grpc(server: grpc.aio.Server, host: str, port: int) -> int:
@@ -61,13 +78,14 @@ async def metrics_endpoint(host: str, port: int, registry: CollectorRegistry) ->
     """Serves `registry` for Prometheus at http://host:port/metrics within the block; yields the port.
 
     Raises:
-        ConfigError: the address is in use, or not ours to bind.
+        ConfigError: the address is in use, not ours to bind, or none.
     """
     try:
         httpd, thread = start_http_server(port, host, registry)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter: it cannot be a host name
+        why = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"cannot serve metrics on {host}:{port} (server.metrics_host, server.metrics_port): {error.strerror}",
+            f"cannot serve metrics on {host}:{port} (server.metrics_host, server.metrics_port): {why}",
             field="server.metrics_port",
         ) from error
     try:

@@ -12,31 +12,30 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
-from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from masklet.errors import AdmissionRefused, Fault, IdleTimeout, LimitExceeded, MaskletError, ProtocolViolation
+from masklet.errors import AdmissionRefused, Fault, IdleTimeout, LimitExceeded, MaskletError
 from masklet.observability.metrics import Metrics
+from masklet.server.raw_call import EOF, abort, is_cancelled, parse_request, read_request
 from masklet.server.status import public_error, to_status
 from masklet.server.wire_size import BULK, small_bytes
 
 CORRELATION_KEY = "x-request-id"
 _CORRELATION_ID = re.compile(r"[!-~]{1,128}")
-_ABORT_TIMEOUT_S = 1.0
 _RETRY_AFTER_S = 1.0
 _OPERATORS = "/masklet.v1.SessionService/"
-_EOF: Any = grpc.aio.EOF  # type: ignore[attr-defined]
 _LOG = logging.getLogger(__name__)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic only in its stub
-    """Wraps the calls of `masklet.v1`; health and reflection pass untouched.
+    """Wraps the calls of `masklet.v1`; all others pass untouched.
 
     Args:
         metrics: where calls are counted.
         refusal: why calls are refused now; None: they are not.
         max_calls: at a time; operators' are not counted.
         max_small_bytes: of a request, pictures and masks not counted.
+        request_timeout_s: how long the request of a call that has one may take to come.
         read_timeout_s: how long an answer on a stream may wait for a client that does not read.
     """
 
@@ -47,6 +46,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         refusal: Callable[[], MaskletError | None],
         max_calls: int,
         max_small_bytes: int,
+        request_timeout_s: float,
         read_timeout_s: float,
     ) -> None:
         self._metrics = metrics
@@ -54,6 +54,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         self._max_calls = max_calls
         self._max_small_bytes = max_small_bytes
         self._calls = 0
+        self._request_timeout_s = request_timeout_s
         self._read_timeout_s = read_timeout_s
 
     async def intercept_service(
@@ -65,16 +66,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         handler: Any = await continuation(handler_call_details)
         if handler is None or not handler_call_details.method.startswith("/masklet."):
             return cast("grpc.RpcMethodHandler[Any, Any]", handler)
-        # Requests arrive as bytes and are parsed inside the wrapper, so that bytes that cannot be are an error of ours.
+        # Requests are read and parsed inside the wrapper, single ones too: gRPC would wait for them for ever, and bytes
+        # that cannot be parsed are an error of ours.
         if handler.response_streaming:
             call = self._stream(handler, handler_call_details.method)
             return grpc.stream_stream_rpc_method_handler(call, response_serializer=handler.response_serializer)
         call = self._unary(handler, handler_call_details.method)
-        return grpc.unary_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
 
     def _unary(self, handler: Any, method: str) -> Callable[..., Any]:
-        async def call(request: bytes, context: Any) -> Any:
+        async def call(_: AsyncIterator[bytes], context: Any) -> Any:
             async with self._call(method, context):
+                request = await read_request(context, self._request_timeout_s)
                 with self._metrics.rpc_seconds.labels(method).time():
                     return await handler.unary_unary(self._parse(handler, method, request), context)
 
@@ -103,7 +106,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
             raise IdleTimeout(f"no answer was read for {self._read_timeout_s:g} s") from None
 
     async def _requests(self, handler: Any, method: str, context: Any) -> AsyncGenerator[Any, None]:
-        while (request := await context.read()) is not _EOF:
+        while (request := await context.read()) is not EOF:
             yield self._parse(handler, method, request)
 
     def _parse(self, handler: Any, method: str, request: bytes) -> Any:
@@ -111,12 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
         limit = self._max_small_bytes
         if len(request) > limit and (small := small_bytes(request, BULK.get(method, {}))) > limit:
             raise LimitExceeded(f"a request has {small} bytes beside pictures and masks, the limit is {limit}")
-        try:
-            return handler.request_deserializer(request)
-        except DecodeError as error:
-            raise ProtocolViolation(
-                f"a request of {len(request)} bytes is not what the method takes: {error}"
-            ) from error
+        return parse_request(handler, request)
 
     @asynccontextmanager
     async def _call(self, method: str, context: Any) -> AsyncIterator[None]:
@@ -131,28 +129,19 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # 
                 message = f"{self._calls - 1} calls are open, the limit is {self._max_calls}"
                 raise AdmissionRefused(message, retry_after_s=_RETRY_AFTER_S)
             yield
-        except asyncio.CancelledError:
-            code = grpc.StatusCode.CANCELLED
-            raise
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                code = grpc.StatusCode.CANCELLED
+                raise
             shown = public_error(error)
             status = rpc_status.to_status(to_status(shown))
             code = status.code
             _log(shown, {"method": method, "code": code.name, "peer": context.peer(), "correlation_id": correlation_id})
             metadata = (*status.trailing_metadata, (CORRELATION_KEY, correlation_id))
-            await _abort(context, code, status.details, metadata)
+            await abort(context, code, status.details, metadata)
         finally:
             self._calls -= counted
             self._metrics.rpcs.labels(method, code.name).inc()
-
-
-async def _abort(context: Any, code: grpc.StatusCode, details: str, metadata: Any) -> None:
-    """Ends the call. The status waits in the transport behind answers that nobody reads; the call must not."""
-    try:
-        async with asyncio.timeout(_ABORT_TIMEOUT_S):
-            await context.abort(code, details, metadata)
-    except TimeoutError:
-        raise asyncio.CancelledError from None
 
 
 def _correlation_id(context: Any) -> str:

@@ -26,6 +26,7 @@ from masklet.server.choice import make_backend
 from masklet.server.endpoints import bind_grpc, grpc_server, metrics_endpoint
 from masklet.server.interceptor import CallInterceptor
 from masklet.server.operator import SessionServicer
+from masklet.server.probes import ProbeInterceptor
 from masklet.server.servicer import SegmentationServicer
 from masklet.server.signals import first_signal
 from masklet.session.context import StreamContext
@@ -42,7 +43,9 @@ _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
 _CALLS_PER_SESSION = 4  # a stream, one that takes its place, and some that are not open yet
-_PROBES = 64  # and calls whose request has not come in full, which the interceptor does not see
+_PROBES = 512  # and operators, and calls that are just being refused
+_PROBE_STREAMS = 32
+_PROBE_STREAM_S = 600.0
 _POINT_BYTES = 16  # of a point in a prompt, on the wire
 _SMALL_BYTES = 64 * 1024  # of all else that is no picture
 _CALLS_BESIDE = 64  # images, descriptions
@@ -138,15 +141,28 @@ class Server:
         config = self.config
         read_timeout_s = config.session.idle_timeout_s + _UNREAD_GRACE_S
         max_calls = _CALLS_PER_SESSION * config.limits.max_sessions + _CALLS_BESIDE
-        interceptor = CallInterceptor(
+        points = config.limits.max_points_per_prompt * config.limits.max_prompts_per_frame
+        max_small_bytes = _SMALL_BYTES + _POINT_BYTES * points
+        calls = CallInterceptor(
             self.metrics,
             refusal=self._refusal,
             max_calls=max_calls,
-            max_small_bytes=_SMALL_BYTES
-            + _POINT_BYTES * config.limits.max_points_per_prompt * config.limits.max_prompts_per_frame,
+            max_small_bytes=max_small_bytes,
+            request_timeout_s=config.session.idle_timeout_s,
             read_timeout_s=read_timeout_s,
         )
-        self._grpc = grpc_server(config.limits, [interceptor], max_calls=max_calls + _PROBES)
+        probes = ProbeInterceptor(
+            request_timeout_s=config.session.first_message_timeout_s,
+            max_streams=_PROBE_STREAMS,
+            stream_lasts_s=_PROBE_STREAM_S,
+        )
+        self._grpc = grpc_server(
+            config.limits,
+            [calls, probes],
+            max_calls=max_calls + _PROBES,
+            max_connection_calls=config.limits.max_sessions + _CALLS_BESIDE,
+            max_small_bytes=max_small_bytes,
+        )
         self._add_services()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = bind_grpc(self._grpc, config.server.host, config.server.port)

@@ -41,7 +41,7 @@ def status_code(error: MaskletError) -> grpc.StatusCode:
     return _listed_code(error) or grpc.StatusCode.INTERNAL
 
 
-def public_error(error: Exception) -> MaskletError:
+def public_error(error: BaseException) -> MaskletError:
     """What a client may be told: the error itself, or, where that would show internals, the id of a log line."""
     if isinstance(error, MaskletError) and _listed_code(error) is not None:
         return error
@@ -58,7 +58,7 @@ def to_status(error: MaskletError) -> status_pb2.Status:
     return status
 
 
-def _listed_code(error: Exception) -> grpc.StatusCode | None:
+def _listed_code(error: BaseException) -> grpc.StatusCode | None:
     return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 
 from masklet.codecs.frames import decode_frame
 from masklet.codecs.stills import jpeg_size, png_size
@@ -26,6 +27,8 @@ from masklet.session.validation import (
 )
 from masklet.types import FrameCodec, MaskEncoding, Profile, Prompt, Size, StepRequest, StepResult
 
+_SEVERAL_OBJECTS_HZ = 1.0  # what an image with more than one object counts as, for its load
+
 
 async def segment_image(
     context: StreamContext,
@@ -44,7 +47,7 @@ async def segment_image(
 
     Raises:
         RequestError: what a stream would answer with an error, and no prompts at all.
-        AdmissionRefused: there is no room.
+        AdmissionRefused: there is no room; OverCapacity: none for the load of so many objects.
         ServerDraining: the server is going away.
         BackendError: the backend failed.
     """
@@ -55,7 +58,7 @@ async def segment_image(
     _check_prompts(context, prompts, frame_size)
     clock = context.clock
     session_id = uuid.uuid4().hex
-    context.registry.add(session_id, peer="", size=frame_size)
+    context.registry.add(session_id, peer="", size=frame_size, image=True)
     try:
         started_s = clock()
         image = await asyncio.to_thread(decode_frame, codec, payload, frame_size)
@@ -76,8 +79,12 @@ async def segment_image(
 async def _step_once(
     context: StreamContext, session_id: str, request: StepRequest, profile: Profile | None
 ) -> StepResult:
+    settings, objects = profile_settings(profile, context.session), len({one.object_id for one in request.prompts})
+    if objects > 1:  # else its load is that of any session whose client names no rate
+        settings = replace(settings, frame_rate_hz=_SEVERAL_OBJECTS_HZ)
     try:
-        await context.backend.open(session_id, profile_settings(profile, context.session))
+        await context.backend.open(session_id, settings)
+        context.backend.reserve(session_id, objects)
         return await context.backend.step(session_id, request)
     finally:
         await close_bank(context.backend, session_id)

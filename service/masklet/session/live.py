@@ -75,6 +75,7 @@ class LiveSession:
         self._living: asyncio.Task[None] | None = None
         self._owning: set[asyncio.Task[None]] = set()
         self._lent = False
+        self._ending = False
 
     @property
     def session_id(self) -> str:
@@ -100,7 +101,9 @@ class LiveSession:
         if not self.resumable:
             return b""
         location = self._context.backend.location(self.session_id)
-        claim = ResumeClaim(self.session_id, self._tenant, self.epoch, location, self.terms.shape)
+        age_s = self._context.clock() - self.record.opened_s
+        opened_ms = self._context.signer.wall_ms() - round(age_s * 1000)
+        claim = ResumeClaim(self.session_id, self._tenant, self.epoch, location, self.terms.shape, opened_ms)
         lifetime_s = TOKEN_LIFETIME_TTLS * self._context.session.resume_ttl_s
         self._lifetime.token_given()
         return self._context.signer.sign(claim, lifetime_s=lifetime_s)
@@ -158,9 +161,12 @@ class LiveSession:
             self._context.registry.detached(self.record)
 
     async def wait_ended(self) -> None:
-        """Waits for the end of the session; raises what it ended with."""
+        """Waits for the end of the session; raises what it ended with, SessionSuperseded if another goes on with it."""
         assert self._living is not None
-        await asyncio.shield(self._living)
+        await asyncio.wait([self._living])
+        if self._lent and self._living.cancelled():
+            raise SessionSuperseded("another server has gone on with the session")
+        self._living.result()
 
     def end_stream(self, error: MaskletError) -> None:
         """Ends the stream, if there is one, with `error`, and detaches the session at once."""
@@ -177,15 +183,25 @@ class LiveSession:
         return self.protocol.state in (StreamState.CLOSING, StreamState.CLOSED)
 
     @property
+    def ending(self) -> bool:
+        """Whether it is over, or its memory bank is just being closed."""
+        return self._ending
+
+    @property
     def ended(self) -> bool:
         """Whether it is over."""
         return self._living is not None and self._living.done()
+
+    async def wait_over(self) -> None:
+        """Waits until it is over, whatever it ended with."""
+        if self._living is not None:
+            await asyncio.wait([self._living])
 
     async def stop(self) -> None:
         """Ends the session now; its memory bank is closed, unless the server drains and another may go on."""
         if self._living is not None:
             self._living.cancel()
-            await asyncio.wait([self._living])
+            await self.wait_over()
 
     async def abandon(self) -> None:
         """Another server goes on with the session: ends it here and leaves the memory bank alone."""
@@ -206,6 +222,7 @@ class LiveSession:
             error = _cause(failure) if isinstance(failure, BaseExceptionGroup) else failure
             raise error from None
         finally:
+            self._ending = True
             try:
                 await self._forget(error)
             finally:
@@ -233,17 +250,20 @@ class LiveSession:
             self._context.metrics.session_state_lost.labels("tracking").inc()
         record, draining = self.record, self._context.registry.draining and self.resumable
         left = self._lent or (draining and isinstance(error, ServerDraining | asyncio.CancelledError))
-        self._context.live.remove(self, ended=not left and not isinstance(error, SessionSuperseded))
         self._context.registry.remove(record.session_id)
         extra = {"session": record.session_id, "answered": record.frames_answered, "dropped": record.frames_dropped}
         _log.info("session left to others" if left else "session ended", extra=extra)
-        if left:
-            self._context.backend.disown(record.session_id)
-            return
         try:
-            await close_bank(self._context.backend, record.session_id)
+            if left:
+                self._context.backend.disown(record.session_id)
+            else:
+                await close_bank(self._context.backend, record.session_id)
         except MaskletError as failure:  # the session's own end matters more, and the backend forgets by itself
             _log.warning("memory bank not closed", extra={"session": record.session_id, "error": str(failure)})
+        finally:  # not before: a client that comes back now must neither find the bank nor take it over
+            self._context.live.remove(self, ended=not left and not isinstance(error, SessionSuperseded))
+            if error is None and self.resumable:
+                self._context.live.closed.keep(self, ttl_s=self._context.session.resume_ttl_s)
 
 
 def _see(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
+from masklet.session.closed import ClosedSessions
+
 if TYPE_CHECKING:
     from masklet.session.live import LiveSession
 
@@ -14,9 +16,14 @@ _REMEMBERED = 4096
 
 
 class LiveSessions:
-    """Finds sessions by id, and remembers for a while which have ended. Used from the event loop only."""
+    """Finds sessions by id, and remembers for a while which have ended. Used from the event loop only.
+
+    Attributes:
+        closed: sessions that ended with `close` not long ago; they are not alive.
+    """
 
     def __init__(self) -> None:
+        self.closed = ClosedSessions()
         self._sessions: dict[str, LiveSession] = {}
         self._ended: deque[str] = deque(maxlen=_REMEMBERED)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -30,7 +37,7 @@ class LiveSessions:
         self._sessions[session.session_id] = session
 
     def remove(self, session: LiveSession, *, ended: bool) -> None:
-        """A session is over here; `ended`: it is so everywhere."""
+        """A session is over here; `ended`: it is so everywhere, unless another server went on with it unseen."""
         if self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
         if ended:
@@ -41,7 +48,7 @@ class LiveSessions:
         return self._sessions.get(session_id)
 
     def has_ended(self, session_id: str) -> bool:
-        """Whether the session was here and ended not long ago."""
+        """Whether the session was here and ended not long ago; it may be alive elsewhere all the same."""
         return session_id in self._ended
 
     def turn(self, session_id: str) -> asyncio.Lock:

@@ -12,13 +12,12 @@ from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.live import LiveSession
 from masklet.session.messages import Open, Opened, ServerMessage
-from masklet.session.protocol import StreamProtocol
+from masklet.session.protocol import FIRST_SEQ, StreamProtocol
 from masklet.session.terms import Terms, announce_limits, grant, opened
 from masklet.session.tokens import ResumeClaim
 from masklet.session.validation import check_open, limits_of_frames
 from masklet.types import BankSummary, StateOrigin
 
-_OPEN_SEQ = 1  # of `open`, which is not asked for again
 _EPOCH_STEPS = tuple(2**power for power in range(21))
 """How far above a token's epoch the memory bank's may be: it rises by one whenever the session is resumed."""
 
@@ -41,8 +40,8 @@ class Joined:
     greeting: ServerMessage
 
 
-async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int) -> Joined:
-    """The session that `open`, request number `seq`, asks for.
+async def join(context: StreamContext, wanted: Open, caller: Caller) -> Joined:
+    """The session that `open` asks for.
 
     Raises:
         RequestError: it asks for something that is not offered.
@@ -56,7 +55,7 @@ async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int
     check_open(wanted, context.limits)
     terms = grant(wanted, context.session)
     if not wanted.resume_token:
-        return await _begin(context, terms, caller, seq=seq)
+        return await _begin(context, terms, caller)
     try:
         joined = await _resume(context, terms, wanted, caller)
     except MaskletError as error:
@@ -70,7 +69,7 @@ async def join(context: StreamContext, wanted: Open, caller: Caller, *, seq: int
     return joined
 
 
-async def _begin(context: StreamContext, terms: Terms, caller: Caller, *, seq: int) -> Joined:
+async def _begin(context: StreamContext, terms: Terms, caller: Caller) -> Joined:
     session_id = uuid.uuid4().hex
     record = context.registry.add(session_id, peer=caller.peer, size=terms.size)
     try:
@@ -79,7 +78,7 @@ async def _begin(context: StreamContext, terms: Terms, caller: Caller, *, seq: i
         context.registry.withdraw(session_id, error)
         await close_bank(context.backend, session_id)  # whoever was cancelled meanwhile may have opened it
         raise
-    protocol = StreamProtocol.opened(acked_seq=seq)
+    protocol = StreamProtocol.opened(acked_seq=FIRST_SEQ)
     session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=FIRST_EPOCH, protocol=protocol)
     session.start()
     taker = session.attach(1, (), peer=caller.peer)
@@ -100,20 +99,28 @@ async def _resume(context: StreamContext, terms: Terms, wanted: Open, caller: Ca
 async def _found(
     context: StreamContext, terms: Terms, claim: ResumeClaim, caller: Caller
 ) -> tuple[LiveSession, StateOrigin]:
-    """The session, owned with an epoch above all before it."""
+    """The session, owned with an epoch above all before it; or closed, and then only its last answers are to be had."""
     session = context.live.get(claim.session_id)
-    if session is not None and session.ended:
-        await session.stop()
+    if session is not None and session.ending:
+        await session.wait_over()
         session = None
-    if session is not None:
-        if session.terms != terms:
+    closed = context.live.closed.get(claim.session_id)
+    for known in (session, closed):
+        if known is not None and known.terms != terms:
             raise InvalidOpen("`open` differs from the one that opened the session to be resumed", field="open")
+    if session is not None:
         if await _own_here(session, claim):
             return session, StateOrigin.INTACT
         await session.abandon()
-    if context.live.has_ended(claim.session_id):
-        raise SessionExpired(f"session {claim.session_id} has ended; open a new one", field="open.resume_token")
-    return await _take_over(context, terms, claim, caller)
+    if closed is not None and claim.epoch <= closed.epoch:
+        return closed, StateOrigin.INTACT
+    try:
+        return await _take_over(context, terms, claim, caller)
+    except SessionStateLost as error:
+        if not context.live.has_ended(claim.session_id):
+            raise
+        text = f"session {claim.session_id} has ended; open a new one"
+        raise SessionExpired(text, field="open.resume_token") from error
 
 
 async def _own_here(session: LiveSession, claim: ResumeClaim) -> bool:
@@ -130,13 +137,14 @@ async def _own_here(session: LiveSession, claim: ResumeClaim) -> bool:
 async def _take_over(
     context: StreamContext, terms: Terms, claim: ResumeClaim, caller: Caller
 ) -> tuple[LiveSession, StateOrigin]:
-    record = context.registry.add(claim.session_id, peer=caller.peer, size=terms.size, resumed=True)
+    age_s = max(0, context.signer.wall_ms() - claim.opened_ms) / 1000
+    record = context.registry.add(claim.session_id, peer=caller.peer, size=terms.size, resumed_at_s=age_s)
     try:
         bank, epoch = await _attach(context, claim)
     except BaseException as error:
         context.registry.withdraw(claim.session_id, error)
         raise
-    protocol = StreamProtocol.opened(acked_seq=max(_OPEN_SEQ, bank.last_frame_seq))
+    protocol = StreamProtocol.opened(acked_seq=max(FIRST_SEQ, bank.last_frame_seq))
     session = LiveSession(context, terms, record, tenant=caller.tenant, epoch=epoch, protocol=protocol)
     session.start(bank)
     return session, bank.origin

@@ -13,7 +13,7 @@ from collections import deque
 
 from masklet.errors import MaskletError, SessionSuperseded
 from masklet.session.messages import Result, ServerBody
-from masklet.session.ring import Outgoing, Ring, frame_told
+from masklet.session.ring import Outgoing, Ring, body_bytes, frame_told
 
 
 class Outbox:
@@ -46,6 +46,11 @@ class Outbox:
     def __len__(self) -> int:
         """Messages waiting."""
         return len(self._waiting)
+
+    @property
+    def byte_count(self) -> int:
+        """About how much memory the messages waiting hold, and those kept of what was taken."""
+        return self._ring.byte_count + sum(body_bytes(one.body) for one in self._waiting)
 
     @property
     def attached(self) -> bool:

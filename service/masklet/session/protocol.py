@@ -85,6 +85,8 @@ TRANSITIONS: dict[tuple[StreamState, StreamEvent], StreamState] = {
 }
 """Every legal event and where it leads."""
 
+FIRST_SEQ = 1
+"""Of `open`."""
 MAX_SEQ = 2**63 - 1
 """Of requests and answers: the next one must fit into 64 bits, and a memory bank keeps them with a sign."""
 
@@ -100,7 +102,13 @@ _EVENTS: dict[type[ClientBody], StreamEvent] = {
 }
 
 
-def check_first(seq: int) -> None:
+def check_open_seq(seq: int) -> None:
+    """Raises ProtocolViolation if `open` may not have this number, on a resumed stream neither."""
+    if seq != FIRST_SEQ:
+        raise ProtocolViolation(f"seq of `open` is {seq}, must be {FIRST_SEQ}", field="seq")
+
+
+def check_seq(seq: int) -> None:
     """Raises ProtocolViolation if no request may have this number."""
     if seq == 0:
         raise ProtocolViolation("seq is 0, must rise by one from 1", field="seq")
@@ -142,7 +150,7 @@ class StreamProtocol:
             SequenceGap: requests are missing before this one.
             ProtocolViolation: the request is not legal now.
         """
-        check_first(seq)
+        check_seq(seq)
         expected = self.acked_seq + 1
         if seq < expected:
             self.repeats += 1

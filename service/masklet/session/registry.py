@@ -45,14 +45,16 @@ class SessionRecord:
     Attributes:
         ordered: set when `closing` or `drain_at_s` changes; the stream waits for it.
         closing: an operator wants the session ended.
+        image: whether it is no session but one image's place, which nobody can look at or end.
         stepping: whether the backend works for the session now.
         last_step_s: when it last finished doing so.
         detached_s: since when there is no stream; None: there is one.
         drain_at_s: when a draining session must have ended, on the registry's clock; None: not draining.
     """
 
-    def __init__(self, session_id: str, *, peer: str, size: Size, now_s: float) -> None:
+    def __init__(self, session_id: str, *, peer: str, size: Size, now_s: float, image: bool = False) -> None:
         self.session_id = session_id
+        self.image = image
         self.peer = peer
         self.size = size
         self.opened_s = now_s
@@ -160,18 +162,21 @@ class SessionRegistry:
         """Whether new sessions are refused because the server goes away."""
         return self._drain_at_s is not None
 
-    def add(self, session_id: str, *, peer: str, size: Size, resumed: bool = False) -> SessionRecord:
-        """Admits a session; one that is resumed was admitted before, here or elsewhere.
+    def add(
+        self, session_id: str, *, peer: str, size: Size, resumed_at_s: float | None = None, image: bool = False
+    ) -> SessionRecord:
+        """Admits a session, or an `image`; a session resumed at this age was admitted before, here or elsewhere.
 
         Raises:
             ServerDraining: the server is going away.
             AdmissionRefused: `max_sessions` are open.
         """
         self.check_draining()
-        if not resumed and len(self._records) >= self._max_sessions:
+        if resumed_at_s is None and len(self._records) >= self._max_sessions:
             message = f"{len(self._records)} sessions are open, the limit is {self._max_sessions}"
             raise self._rejected(AdmissionRefused(message, retry_after_s=RETRY_AFTER_S))
-        record = SessionRecord(session_id, peer=peer, size=size, now_s=self._clock())
+        record = SessionRecord(session_id, peer=peer, size=size, now_s=self._clock(), image=image)
+        record.opened_s -= resumed_at_s or 0.0
         self._records[session_id] = record
         self._changed()
         return record
@@ -192,14 +197,14 @@ class SessionRegistry:
     def remove(self, session_id: str) -> None:
         """Forgets a session; an unknown one is no error."""
         record = self._records.pop(session_id, None)
-        if record is not None and self._metrics:
+        if record is not None and self._metrics and not record.image:
             self._metrics.session_duration.observe(self._clock() - record.opened_s)
         self._changed()
 
     def list(self) -> tuple[SessionSnapshot, ...]:
-        """All sessions, oldest first."""
+        """All sessions, oldest first; images are none."""
         now_s = self._clock()
-        return tuple(record.snapshot(now_s) for record in self._records.values())
+        return tuple(record.snapshot(now_s) for record in self._records.values() if not record.image)
 
     def close(self, session_id: str) -> None:
         """Ends one session; its stream ends with `SessionClosed`.
@@ -208,7 +213,7 @@ class SessionRegistry:
             SessionNotFound: no such session.
         """
         record = self._records.get(session_id)
-        if record is None:
+        if record is None or record.image:
             raise SessionNotFound(f"no session {session_id!r}; {len(self._records)} are open", field="session_id")
         record.order_close()
 

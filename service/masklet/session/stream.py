@@ -13,7 +13,7 @@ from masklet.session.intake import Intake
 from masklet.session.live import MAX_UNSENT_MESSAGES, MAX_UNSENT_RESULTS, LiveSession
 from masklet.session.messages import ClientMessage, Malformed, Open, Result, ServerMessage
 from masklet.session.opening import Caller, Joined, join
-from masklet.session.protocol import check_first, event_of
+from masklet.session.protocol import check_open_seq, event_of
 from masklet.session.ring import Outgoing
 
 __all__ = ["MAX_UNSENT_MESSAGES", "MAX_UNSENT_RESULTS", "SessionStream", "StreamContext"]
@@ -73,7 +73,7 @@ class SessionStream:
         first = await self._first(requests)
         if first is None:
             return
-        joined = await join(self._context, first[1], self._caller, seq=first[0])
+        joined = await join(self._context, first, self._caller)
         self._session = session = joined.session
         reading = asyncio.create_task(self._read(joined, requests))
         session.read_with(reading)
@@ -122,8 +122,8 @@ class SessionStream:
         if outgoing.body.capture_time_ns is not None:
             metrics.result_staleness.observe(max(0.0, (time.time_ns() - outgoing.body.capture_time_ns) / 1e9))
 
-    async def _first(self, requests: AsyncIterator[ClientMessage]) -> tuple[int, Open] | None:
-        """The `open` message and its seq, or None if there are no requests at all."""
+    async def _first(self, requests: AsyncIterator[ClientMessage]) -> Open | None:
+        """The `open` message, or None if there are no requests at all."""
         timeout_s = self._context.session.first_message_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -136,8 +136,8 @@ class SessionStream:
             raise message.body.error
         if not isinstance(message.body, Open):
             raise ProtocolViolation(f"the first message is `{event_of(message.body)}`, must be `open`")
-        check_first(message.seq)
-        return message.seq, message.body
+        check_open_seq(message.seq)
+        return message.body
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

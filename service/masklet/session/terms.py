@@ -45,7 +45,7 @@ def grant(wanted: Open, config: SessionConfig) -> Terms:
         size=wanted.size,
         mask_encoding=wanted.mask_encoding,
         drop_policy=wanted.drop_policy,
-        max_staleness_s=None if blocking else wanted.max_staleness_s,
+        max_staleness_s=None if blocking else wanted.max_staleness_s or None,
         with_logits=wanted.with_logits,
         settings=settings,
     )

@@ -40,6 +40,8 @@ class ResumeClaim:
         epoch: the session's epoch when it was given out, from 1.
         location: where the backend said the session lives.
         shape: size and profile, as `Terms.shape` writes them.
+        opened_ms: when the session was opened, milliseconds since the epoch. Older versions wrote the time of the
+            token's own making there, and read over it.
     """
 
     session_id: str
@@ -47,6 +49,7 @@ class ResumeClaim:
     epoch: int
     location: str
     shape: str
+    opened_ms: int
 
 
 class TokenSigner:
@@ -66,10 +69,13 @@ class TokenSigner:
         self._keys = tuple(keys) or (secrets.token_bytes(MIN_KEY_BYTES),)
         self._wall = wall
 
+    def wall_ms(self) -> int:
+        """The time of day, milliseconds since the epoch."""
+        return round(self._wall() * 1000)
+
     def sign(self, claim: ResumeClaim, *, lifetime_s: float) -> bytes:
         """A token that is accepted for `lifetime_s` seconds from now."""
-        now_ms = round(self._wall() * 1000)
-        claims = [*astuple(claim), now_ms, now_ms + round(lifetime_s * 1000)]
+        claims = [*astuple(claim), self.wall_ms() + round(lifetime_s * 1000)]
         signed = _VERSION + json.dumps(claims, separators=(",", ":")).encode()
         return signed + _mac(self._keys[0], signed)
 
@@ -89,7 +95,7 @@ class TokenSigner:
         genuine = [hmac.compare_digest(mac, _mac(key, signed)) for key in self._keys]
         if not signed.startswith(_VERSION) or not any(genuine):
             raise AccessDenied(f"the resume token of {len(token)} bytes is not one of this service", field=_FIELD)
-        *claimed, _, expires_ms = json.loads(signed[len(_VERSION) :])
+        *claimed, expires_ms = json.loads(signed[len(_VERSION) :])
         claim = ResumeClaim(*claimed)
         if not hmac.compare_digest(claim.tenant.encode(), tenant.encode()):
             raise AccessDenied("the resume token belongs to somebody else", field=_FIELD)

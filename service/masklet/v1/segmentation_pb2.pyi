@@ -48,7 +48,7 @@ class _FrameCodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FrameCodec
     """AV1 temporal units (low-overhead bitstream format)."""
 
 class FrameCodec(_FrameCodec, metaclass=_FrameCodecEnumTypeWrapper):
-    """How frames are encoded."""
+    """How frames are encoded. DescribeModelResponse.codecs says which a server takes: today JPEG, PNG and RGB8; others are INVALID_ARGUMENT."""
 
 FRAME_CODEC_UNSPECIFIED: FrameCodec.ValueType  # 0
 """Not allowed in `Open`."""
@@ -239,9 +239,9 @@ class TrackRequest(_message.Message):
     PING_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """1 for the first message of a session, then one more for each. A gap ends nothing but is answered with an
+    """1 for the first message of a session, `open`, then one more for each. A gap ends nothing but is answered with an
     OUT_OF_RANGE error and the message is not used; a repeat is ignored and counted. On a resumed stream `open` is 1
-    again, and the message after it `Opened.next_seq`.
+    again, and the message after it `Opened.next_seq`. An `open` of another number is refused.
     """
     @_builtins.property
     def open(self) -> Global___Open:
@@ -270,7 +270,9 @@ class TrackRequest(_message.Message):
     @_builtins.property
     def close(self) -> Global___Close:
         """Finish the frames already sent, then end the stream and the session. A stream that ends without it leaves its
-        session to be resumed.
+        session to be resumed. Where the connection is lost after it, the same server can be asked for answers not seen
+        until `Limits.resume_ttl` has passed, by resuming: they come, and then the end. Servers keep a bounded number of
+        them, and other servers none: to be sure of an answer, send `close` after it.
         """
 
     def __init__(
@@ -343,7 +345,7 @@ class Open(_message.Message):
     """On resume: `server_seq` of the last response the client has seen; later ones are sent again. 0: none."""
     @_builtins.property
     def max_staleness(self) -> _duration_pb2.Duration:
-        """With DROP_POLICY_LATEST, frames older than this when their turn comes are dropped. Unset: never."""
+        """With DROP_POLICY_LATEST, frames older than this when their turn comes are dropped. Unset or 0: never."""
 
     @_builtins.property
     def unanswered_seqs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -652,7 +654,12 @@ class Opened(_message.Message):
     resume_token: _builtins.bytes
     """Reopens the session after a lost connection. Empty: it cannot be resumed."""
     next_seq: _builtins.int
-    """The request `seq` the server expects next; on resume, requests from here on are to be sent (again)."""
+    """The request `seq` the server expects next; on resume, requests from here on are to be sent (again), with the
+    numbers they had. It may be below what `acked_seq` was before: a server that takes over knows no more than the last
+    frame answered. In place of each request that is settled (a frame with its `result` or `dropped`, a prompt for an
+    answered frame that was applied, whatever was refused with an `error`) send a `ping` with its number: else it is
+    carried out, and answered, twice.
+    """
     drop_policy: Global___DropPolicy.ValueType
     """The drop policy in force."""
     profile: Global___Profile.ValueType
@@ -741,7 +748,7 @@ Global___ObjectResult: _TypeAlias = ObjectResult  # noqa: Y015
 
 @_typing.final
 class Timing(_message.Message):
-    """Where the time of one frame went, each from end to start of that stage."""
+    """Where the time of one frame went: how long each stage took."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class SegmentationServiceStub(object):
-    """Segments objects in video streams and images.
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED.
     """
 
     def __init__(self, channel):
@@ -53,7 +53,7 @@ class SegmentationServiceStub(object):
 
 
 class SegmentationServiceServicer(object):
-    """Segments objects in video streams and images.
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED.
     """
 
     def Track(self, request_iterator, context):
@@ -104,7 +104,7 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SegmentationService(object):
-    """Segments objects in video streams and images.
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SegmentationServiceStub:
-    """Segments objects in video streams and images."""
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -42,7 +42,7 @@ class SegmentationServiceStub:
 
 @_typing.type_check_only
 class SegmentationServiceAsyncStub(SegmentationServiceStub):
-    """Segments objects in video streams and images."""
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Track: _aio.StreamStreamMultiCallable[_segmentation_pb2.TrackRequest, _segmentation_pb2.TrackResponse]  # type: ignore[assignment]
@@ -53,7 +53,7 @@ class SegmentationServiceAsyncStub(SegmentationServiceStub):
     """The model, its input size, the limits, and the codecs and mask encodings supported."""
 
 class SegmentationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Segments objects in video streams and images."""
+    """Segments objects in video streams and images. Requests are not to be compressed by gRPC: they end with UNIMPLEMENTED."""
 
     @_abc_1.abstractmethod
     def Track(
