@@ -14,6 +14,7 @@ from typing import Protocol
 from masklet.errors import ConfigError
 
 _COMMAND_TIMEOUT_S = 120.0
+_PID_DIGITS = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,14 @@ class Action:
     def __str__(self) -> str:
         """As in a scenario file."""
         return f"{self.at_s:g} {self.verb} {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an action, in a line; `failed`: it did not do what it was to."""
+
+    line: str
+    failed: bool
 
 
 class Part(Protocol):
@@ -66,7 +75,7 @@ def parse_action(line: str, *, most_s: float) -> Action:
 
 
 def _is_pid(target: str) -> bool:
-    return target.isdecimal() and int(target) > 1
+    return target.isdecimal() and len(target) <= _PID_DIGITS and int(target) > 1
 
 
 def check_actions(actions: tuple[Action, ...], parts: Mapping[str, Part]) -> None:
@@ -79,41 +88,44 @@ def check_actions(actions: tuple[Action, ...], parts: Mapping[str, Part]) -> Non
             raise ConfigError(f"kills: {action}: only server and triton can be started", field="kills")
 
 
-async def perform_all(actions: tuple[Action, ...], parts: Mapping[str, Part], *, start_s: float) -> list[str]:
-    """All of them at their times (`start_s`: when the run began, monotonic); what was done, one line each."""
+async def perform_all(actions: tuple[Action, ...], parts: Mapping[str, Part], *, start_s: float) -> list[Done]:
+    """All of them at their times (`start_s`: when the run began, monotonic); what came of each."""
     return list(await asyncio.gather(*(_perform_at(action, parts, start_s) for action in actions)))
 
 
-async def _perform_at(action: Action, parts: Mapping[str, Part], start_s: float) -> str:
+async def _perform_at(action: Action, parts: Mapping[str, Part], start_s: float) -> Done:
     await asyncio.sleep(max(0.0, start_s + action.at_s - time.monotonic()))
     begun_s = time.monotonic()
-    outcome = await _perform(action, parts)
-    return f"{begun_s - start_s:.2f} s: {action.verb} {action.target}: {outcome} ({time.monotonic() - begun_s:.2f} s)"
+    outcome, failed = await _perform(action, parts)
+    took_s = time.monotonic() - begun_s
+    return Done(f"{begun_s - start_s:.2f} s: {action.verb} {action.target}: {outcome} ({took_s:.2f} s)", failed)
 
 
-async def _perform(action: Action, parts: Mapping[str, Part]) -> str:
+async def _perform(action: Action, parts: Mapping[str, Part]) -> tuple[str, bool]:
+    """What came of it, and whether it failed."""
     if action.verb == "run":
         return await _run(action.target)
     if action.verb == "start":
         await parts[action.target].start()
-        return "ready"
+        return "ready", False
     pid = parts[action.target].victim if action.target in parts else int(action.target)
     try:
         os.kill(pid, signal.Signals[f"SIG{action.verb}"])
     except (ProcessLookupError, PermissionError) as error:
-        return f"failed: {error.strerror}"
-    return f"sent to {pid}"
+        return f"failed: {error.strerror}", True
+    return f"sent to {pid}", False
 
 
-async def _run(command: str) -> str:
+async def _run(command: str) -> tuple[str, bool]:
     try:
         process = await asyncio.create_subprocess_exec(*shlex.split(command))
     except OSError as error:
-        return f"failed: {error.strerror}"
+        return f"failed: {error.strerror}", True
     try:
         async with asyncio.timeout(_COMMAND_TIMEOUT_S):
-            return f"exit {await process.wait()}"
+            status = await process.wait()
+            return f"exit {status}", status != 0
     except TimeoutError:
         process.kill()
         await process.wait()
-        return f"killed after {_COMMAND_TIMEOUT_S:g} s"
+        return f"killed after {_COMMAND_TIMEOUT_S:g} s", True

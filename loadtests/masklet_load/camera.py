@@ -75,6 +75,7 @@ class Camera:
         self._going = self._closing = self._fresh = False
         self._server_seq = 0
         self._lost_s: float | None = None
+        self._answered = False
         self._first_mask_due = True
         self._asked: dict[int, float] = {}
 
@@ -89,7 +90,8 @@ class Camera:
                     if await self._serve(link):
                         break
         except TimeoutError:
-            self._tally.sessions["cut off after drain_s"] += 1
+            if self._opened:
+                self._tally.sessions["cut off after drain_s"] += 1
         self._settle()
 
     def _settle(self) -> None:
@@ -98,6 +100,8 @@ class Camera:
         self._ledger.session_lost(now_s)
         if not self._opened:
             self._tally.sessions["never opened"] += 1
+        if self._answered and self._first_mask_due:
+            self._tally.sessions["without a mask"] += 1
         self._pass_over(self._visit.end_s, excused=False)
 
     def _pass_over(self, until_s: float, *, excused: bool) -> None:
@@ -287,9 +291,10 @@ class Camera:
         if result.revised:
             self._tally.sessions["revised results"] += 1
             return
-        self._ledger.answered(result.frame_seq, now_s)
+        self._answered = True
+        self._ledger.answered(result.frame_seq, now_s, complete=len(result.objects) >= self._run.scenario.objects)
         self._answered_again(now_s)
-        if self._first_mask_due and result.objects:
+        if self._first_mask_due and any(one.area_px for one in result.objects):
             self._first_mask_due = False
             self._tally.first_mask.record(now_s - self._visit.start_s)
         if result.recovered:

@@ -17,7 +17,7 @@ from masklet_load.facts import check_targets, machine_facts
 from masklet_load.plot import draw
 from masklet_load.report import Level, Report
 from masklet_load.run import Test
-from masklet_load.scenario import MAX_STREAMS
+from masklet_load.scenario import MAX_STREAMS, Scenario
 from masklet_load.scenario_file import SCENARIOS, field_kinds, flag_of, load_scenario, scenario_names
 from masklet_load.served import Served, started
 from masklet_load.table import level_line, render
@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="generators, 1 to 64 (default: 1)")
     parser.add_argument("--find-capacity", action="store_true", help="find the largest number of streams at the SLO")
     parser.add_argument("--max-streams", type=int, default=256, metavar="N", help="of the search (default: 256)")
-    parser.add_argument("--refusals-allowed", action="store_true", help="judge only those admitted: beyond capacity")
+    parser.add_argument(
+        "--refusals-allowed", action="store_true", help="the spike is beyond capacity: it has to be refused"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write NAME.json, NAME.md and NAME.png there")
     parser.add_argument("--name", default="", help="of the report (default: the scenario's)")
     group = parser.add_argument_group("scenario", "see `Scenario` for what each means")
@@ -88,9 +90,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(args: argparse.Namespace, words: Sequence[str]) -> Report:
-    given = {key: getattr(args, f"scenario.{key}") for key in field_kinds()}
-    overrides = {key: value for key, value in given.items() if value is not None}
-    scenario = load_scenario(args.scenario, args.scenarios, overrides)
+    scenario = _scenario(args)
     _check_range("--processes", args.processes, 64)
     _check_range("--max-streams", args.max_streams, MAX_STREAMS)
     name, facts = args.name or args.scenario or "custom", machine_facts(words)
@@ -102,6 +102,15 @@ async def _run(args: argparse.Namespace, words: Sequence[str]) -> Report:
         report = await (searching if args.find_capacity else test.run())
     _write(report, args.out)
     return report
+
+
+def _scenario(args: argparse.Namespace) -> Scenario:
+    given = {key: getattr(args, f"scenario.{key}") for key in field_kinds()}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    scenario = load_scenario(args.scenario, args.scenarios, overrides)
+    if args.refusals_allowed and not scenario.spike_streams:
+        raise ConfigError("--refusals-allowed is about those of a spike: spike_streams is 0, must be at least 1")
+    return scenario
 
 
 @asynccontextmanager

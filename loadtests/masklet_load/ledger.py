@@ -39,8 +39,8 @@ class Ledger:
         self._frames(due_s).sent += 1
         return numbered
 
-    def answered(self, seq: int, now_s: float) -> None:
-        """A result; what was sent up to that frame has been used."""
+    def answered(self, seq: int, now_s: float, *, complete: bool = True) -> None:
+        """A result, with all objects or not; what was sent up to that frame has been used."""
         due_s = self.pending.pop(seq, None)
         for used in [kept for kept in self._kept if kept <= seq]:
             del self._kept[used]
@@ -49,6 +49,7 @@ class Ledger:
             return
         latency_s = now_s - due_s
         self._frames(due_s).answered += 1
+        self._frames(due_s).incomplete += not complete
         self._tally.moments.answered(due_s, latency_s)
         if due_s >= self._measure_from_s:
             self._tally.latency.record(latency_s)

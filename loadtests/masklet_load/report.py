@@ -38,7 +38,7 @@ class Summary:
         offered_per_s: frames due per second of the measured time, over all cameras.
         delivered_per_s: results per second for those frames.
         bad_share: of the frames due, those without a result.
-        frames: what became of the measured frames: due, sent, answered, unanswered, unsent, unaccounted, surplus.
+        frames: what became of the measured frames: due, dropped, and what `Frames` counts.
         warm_up: the same for the warm-up.
         dropped: measured frames dropped, by reason.
         sessions: what became of sessions and connections.
@@ -139,6 +139,7 @@ class Report:
         actions: what was done to the server, and when.
         levels: of a search, in the order tried.
         capacity: of a search: most streams that met the SLO.
+        notes: what the verdict does not say.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Report:
     actions: tuple[str, ...] = ()
     levels: tuple[Level, ...] = field(default=())
     capacity: int | None = None
+    notes: tuple[str, ...] = ()
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -203,7 +205,7 @@ def slices_of(tally: Tally) -> tuple[Slice, ...]:
 
 
 def _plain(frames: Frames) -> dict[str, int]:
-    names = ("due", "sent", "answered", "unanswered", "unsent", "unaccounted", "surplus")
+    names = ("due", "sent", "answered", "unanswered", "unsent", "unaccounted", "surplus", "incomplete")
     return {name: getattr(frames, name) for name in names} | {"dropped": frames.dropped.total()}
 
 

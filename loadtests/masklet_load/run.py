@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from masklet_load.actions import check_actions, parse_action, perform_all
+from masklet_load.actions import Done, check_actions, parse_action, perform_all
 from masklet_load.facts import server_facts
 from masklet_load.generate import Crew, Tallies, new_tally
 from masklet_load.report import Check, Level, Report, Sample, Summary, Verdict, slices_of, summarise
@@ -17,7 +17,7 @@ from masklet_load.schedule import BASE, SPIKE
 from masklet_load.search import find_capacity
 from masklet_load.served import Served
 from masklet_load.tally import Tally
-from masklet_load.verdict import MET, MISSED, VOID, compare, judge, judge_newcomers
+from masklet_load.verdict import MET, MISSED, VOID, compare, judge, newcomers_misses, not_compared, noted
 from masklet_load.watch import Watch
 
 _SAMPLES = 180
@@ -30,7 +30,8 @@ class Outcome:
     tallies: Tallies
     samples: tuple[Sample, ...]
     checks: tuple[Check, ...]
-    actions: tuple[str, ...]
+    actions: tuple[Done, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Test:
         served: the server.
         processes: generators.
         facts: of the machine.
-        refusals_allowed: refused cameras do not miss the SLO: for loads beyond capacity, judged by those admitted.
+        refusals_allowed: those of the spike are beyond capacity and have to be refused; the others are judged as ever.
     """
 
     name: str
@@ -58,26 +59,31 @@ class Test:
         server = await server_facts(self.served)
         outcome = await perform(self.scenario, self.served, processes=self.processes)
         groups = summaries(outcome.tallies, self.scenario)
+        trained = _trained(server)
         return Report(
             name=self.name,
             facts=self.facts,
             server=server,
             scenario=self.scenario,
-            verdict=self._verdict(groups),
+            verdict=self._verdict(groups, outcome.actions, trained=trained),
             groups=groups,
             slices=slices_of(_all(outcome.tallies, self.scenario)),
             samples=outcome.samples,
             checks=outcome.checks,
-            actions=outcome.actions,
+            actions=tuple(done.line for done in outcome.actions),
+            notes=outcome.notes + noted(groups["all"], self.scenario, trained=trained),
         )
 
-    def _verdict(self, groups: dict[str, Summary]) -> Verdict:
-        """Of those that were there before the spike; beyond capacity, the spike has to be refused."""
-        found = judge(groups.get(BASE, groups["all"]), self.scenario, refusals_allowed=self.refusals_allowed)
-        if found.outcome == VOID or not (self.refusals_allowed and SPIKE in groups):
+    def _verdict(self, groups: dict[str, Summary], actions: Sequence[Done], *, trained: bool) -> Verdict:
+        """Of those that were there before the spike, of the newcomers, and of what was to be done to the server."""
+        found = judge(groups.get(BASE, groups["all"]), self.scenario, trained=trained)
+        if found.outcome == VOID:
             return found
-        why = found.why + judge_newcomers(groups[SPIKE])
-        return Verdict(MISSED if why else MET, why)
+        why = [*found.why, *(f"failed: {done.line}" for done in actions if done.failed)]
+        if SPIKE in groups:
+            refused = self.refusals_allowed
+            why += newcomers_misses(groups[SPIKE], self.scenario, to_be_refused=refused, trained=trained)
+        return Verdict(MISSED if why else MET, tuple(why))
 
     async def search(self, *, first: int, most: int, tell: Callable[[Level], None]) -> Report:
         """The largest number of streams that meets the SLO; the report's numbers are those of that level."""
@@ -89,7 +95,7 @@ class Test:
                 crew.start()
                 tallies = await crew.tallies()
             summary = summaries(tallies, scenario)["all"]
-            level = Level(streams, judge(summary, scenario), summary)
+            level = Level(streams, judge(summary, scenario, trained=_trained(server)), summary)
             tell(level)
             await asyncio.sleep(scenario.settle_s)
             return level
@@ -114,7 +120,7 @@ async def perform(scenario: Scenario, served: Served, *, processes: int) -> Outc
     if scenario.prime_s:
         await _prime(scenario, served, processes)
     begun_s = time.monotonic()
-    judged = served.watched() and scenario.prime_s and not actions
+    judged = scenario.prime_s > 0 and served.watched() and not actions
     before = await watch.idle(begun_s) if judged else []
     async with Crew(scenario, served.addresses, processes=min(processes, scenario.streams)) as crew:
         start_s = crew.start()
@@ -130,7 +136,12 @@ async def perform(scenario: Scenario, served: Served, *, processes: int) -> Outc
                     await task
     await asyncio.sleep(scenario.settle_s)
     checks = compare(before, await watch.idle(start_s)) if before else ()
-    return Outcome(tallies, tuple(watch.samples), checks, tuple(done))
+    notes = not_compared(checks, watched=bool(served.watched()), killed=bool(actions)) if scenario.prime_s else ()
+    return Outcome(tallies, tuple(watch.samples), checks, tuple(done), notes)
+
+
+def _trained(server: dict[str, str]) -> bool:
+    return server["trained"] == str(True)
 
 
 async def _prime(scenario: Scenario, served: Served, processes: int) -> None:

@@ -12,7 +12,7 @@ from masklet_load.report import Level, Verdict
 from masklet_load.verdict import MET, MISSED, VOID
 
 _RESOLUTION = 0.05
-_REFUSED = "sessions"
+_REFUSED = ("sessions refused", "sessions never opened")
 
 
 async def find_capacity(
@@ -37,7 +37,7 @@ async def find_capacity(
     if [level.streams for level in levels].count(low) > 1:
         notes.append(f"{low} streams met it in the second try")
     beyond = [why for level in levels if level.streams == high for why in level.verdict.why]
-    if beyond and all(_REFUSED in why for why in beyond):
+    if beyond and all(why.endswith(_REFUSED) for why in beyond):
         notes.append("the limit is what the server admits, not the SLO: see its --routing.admit_by_load")
     return low, tuple(levels), Verdict(MET, tuple(notes))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from masklet_load.report import Level, Report, Summary
+from masklet_load.schedule import BASE, SPIKE
 
 _NAMES = {
     "latency": "latency (from due)",
@@ -24,6 +25,7 @@ def render(report: Report) -> str:
     """All of it, but for histograms and samples."""
     lines = [f"# {report.name}: {headline(report)}", ""]
     lines += [f"- {why}" for why in report.verdict.why]
+    lines += [f"- note: {note}" for note in report.notes]
     lines += [f"- {key}: {value}" for key, value in {**report.facts, **report.server}.items()]
     if report.levels:
         lines += ["", *_levels(report.levels)]
@@ -38,12 +40,26 @@ def render(report: Report) -> str:
 
 def headline(report: Report) -> str:
     """The result in one line."""
-    scenario = report.scenario
     if report.capacity is not None:
         streams, meet = ("stream", "meets") if report.capacity == 1 else ("streams", "meet")
-        found = f"{report.capacity} {streams} of {scenario.rate_hz:g} frames/s {meet} the SLO"
+        found = f"{report.capacity} {streams} of {report.scenario.rate_hz:g} frames/s {meet} the SLO"
         return found if report.verdict.outcome == "met" else f"void; {found} at least"
-    return f"{scenario.streams} streams of {scenario.rate_hz:g} frames/s: SLO {report.verdict.outcome}"
+    return f"{_served(report)}: SLO {report.verdict.outcome}"
+
+
+def _served(report: Report) -> str:
+    """Those who got a session, of how many if not all."""
+    base, spike = report.groups.get(BASE, report.groups["all"]), report.groups.get(SPIKE)
+    planned, opened = _opened(base)
+    streams = str(report.scenario.streams) if opened == planned else f"{opened} of {planned}"
+    newcomers = " and {1} of {0} newcomers".format(*_opened(spike)) if spike else ""
+    return f"{streams} streams of {report.scenario.rate_hz:g} frames/s{newcomers}"
+
+
+def _opened(summary: Summary) -> tuple[int, int]:
+    """Cameras planned, and those of them that got a session."""
+    planned = summary.sessions.get("planned", 0)
+    return planned, planned - summary.sessions.get("never opened", 0)
 
 
 def level_line(level: Level) -> str:

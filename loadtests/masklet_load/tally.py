@@ -23,6 +23,7 @@ class Frames:
         unaccounted: the server ended the stream in good order without having said what became of them.
         unsent: due, but the camera had no session yet or any more, or the server took nothing.
         surplus: answers for frames that nobody waited for: a second result, or a number never sent.
+        incomplete: of those answered, results that lack an object that was clicked; an absent one is in it, too.
         dropped: reported by the server, by reason.
     """
 
@@ -32,6 +33,7 @@ class Frames:
     unaccounted: int = 0
     unsent: int = 0
     surplus: int = 0
+    incomplete: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -103,7 +105,7 @@ class Tally:
         loop_lag: how late the generator's event loop wakes up.
         sending: due to written, flow control and lost connections included.
         jitter: difference in latency of one answer to that before it on the same stream.
-        first_mask: planned opening to the first result with an object.
+        first_mask: planned opening to the first result with a mask, the objects not all absent.
         opening: `open` to `opened`.
         prompts: a correction to its `prompt_applied`.
         outages: connection lost to the first answer after it.

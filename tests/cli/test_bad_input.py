@@ -70,6 +70,7 @@ def test_a_malformed_variable(capsys: pytest.CaptureFixture[str], monkeypatch: p
     [
         ("tracing.sample_ratio", "1.5", "is 1.5, must be 0 to 1"),
         ("tracing.endpoint", "collector:4317", "is 'collector:4317', must be http://host:port or https://host:port"),
+        ("tracing.endpoint", "http://a:65536", "is 'http://a:65536', must be http://host:port or https://host:port"),
         ("server.metrics_port", "65536", "is 65536, must be 0 to 65535"),
     ],
 )

@@ -1,5 +1,7 @@
 """The demo from end to end with a server process of its own, and its parts."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -91,18 +93,25 @@ def test_terminated_demo_stops_its_server(tmp_path: Path) -> None:
     words = ["demo", "--backend", "fake", "--frames", "400", "--size", "96x128", "--out", str(tmp_path)]
     log = str(tmp_path / "server.log")
     process = subprocess.Popen([sys.executable, "-m", "masklet", *words], stdout=subprocess.DEVNULL)
-    while not _running(log):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.terminate()
-    assert process.wait(30) == 143
-    assert not _running(log)
+    try:
+        until_s = time.monotonic() + 60
+        while not _running(log):
+            assert process.poll() is None and time.monotonic() < until_s
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 143
+        assert not _running(log)
+    finally:
+        process.kill()
+        process.wait()
+        for pid in _running(log):
+            os.kill(pid, signal.SIGKILL)
 
 
-def _running(log: str) -> list[str]:
+def _running(log: str) -> list[int]:
     """Processes that still write to `log`."""
     links = Path("/proc").glob("[0-9]*/fd/1")
-    return [str(link) for link in links if link.exists() and str(link.resolve()) == log]
+    return [int(link.parts[2]) for link in links if link.exists() and str(link.resolve()) == log]
 
 
 def test_a_folder_that_cannot_be_written_is_one_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,16 @@ def triton(tmp_path: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
             process.wait(30)
 
 
+@contextmanager
+def front(endpoint: str) -> Iterator[Served]:
+    served = Served("-m", "masklet", flags=("--server.backend", "triton", "--triton", endpoint))
+    with served.process:
+        try:
+            yield served
+        finally:
+            served.process.kill()
+
+
 @pytest.mark.triton
 @pytest.mark.slow
 async def test_a_triton_is_served_and_ends_when_told(tmp_path):
@@ -44,17 +54,15 @@ async def test_a_triton_is_served_and_ends_when_told(tmp_path):
         ready = process.stdout.readline()
         assert ready.startswith("triton ready grpc=127.0.0.1:")
         endpoint = ready.split("grpc=")[1].split()[0]
-        served = Served("-m", "masklet", flags=("--server.backend", "triton", "--triton", endpoint))
-        line = served.wait_for("ready")
-        assert "backend=triton" in line
-        frames = [np.full((48, 64, 3), value, np.uint8) for value in (10, 60, 110)]
-        async with connect(line.split("address=")[1].split()[0]) as client:
-            clicks = {0: [Prompt.clicks(1, [(20, 20)])]}
-            assert [len(result.objects) async for result in client.follow(frames, clicks)] == [1, 1, 1]
-        served.signal(signal.SIGTERM)
-        assert served.ended()[0] == 0
-        assert served.process.stderr
-        served.process.stderr.close()
+        with front(endpoint) as served:
+            line = served.wait_for("ready")
+            assert "backend=triton" in line
+            frames = [np.full((48, 64, 3), value, np.uint8) for value in (10, 60, 110)]
+            async with connect(line.split("address=")[1].split()[0]) as client:
+                clicks = {0: [Prompt.clicks(1, [(20, 20)])]}
+                assert [len(result.objects) async for result in client.follow(frames, clicks)] == [1, 1, 1]
+            served.signal(signal.SIGTERM)
+            assert served.ended()[0] == 0
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 

@@ -91,6 +91,12 @@ def test_a_file_stored_in_half_precision_is_half_the_size_and_loads(tmp_path, ti
     assert all(torch.equal(value, tiny_state[key].half().float()) for key, value in network.state_dict().items())
 
 
+def test_a_weight_too_large_for_half_precision_is_named(tmp_path, tiny_file):
+    with pytest.raises(WeightsError, match=r"does not fit into float16, whose largest number is 65504"):
+        masklet("convert", tiny_file, tmp_path / "out.pt", "--half", "--shift-object-score", "1e5")
+    assert not (tmp_path / "out.pt").exists()
+
+
 def test_shifting_the_object_score_shifts_it_and_nothing_else(tmp_path, tiny_file, tiny_state):
     masklet("convert", tiny_file, tmp_path / "shifted.safetensors", "--shift-object-score", "-1.5")
     before, after = build("sam2.1_hiera_tiny", input_size=64), build("sam2.1_hiera_tiny", input_size=64)

@@ -76,7 +76,7 @@ async def test_leaving_a_source_that_stalls_holds_up_neither_the_loop_nor_the_in
             beside.cancel()
         assert turns > 1 and not source.over
         threads = [thread for thread in threading.enumerate() if thread.name == "masklet-frames"]
-        assert all(thread.daemon for thread in threads)
+        assert threads and all(thread.daemon for thread in threads)
 
 
 async def test_an_error_is_seen_while_the_source_stalls(monkeypatch: pytest.MonkeyPatch) -> None:

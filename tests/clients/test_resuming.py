@@ -264,6 +264,7 @@ async def test_a_session_begun_anew_forgets_frames_skipped_before() -> None:
         line.refusing = False
         await stream.finish()
         events = await rest(stream)
+    assert [event.origin for event in events if isinstance(event, Resumed)] == [StateOrigin.NEW]
     told = [event.frame_seq for event in events if isinstance(event, (Result, Dropped))]
     assert sorted(told) == sent
 

@@ -37,6 +37,14 @@ def test_folder_gives_images_by_name(tmp_path: Path, frames: list[ImageArray]) -
     assert all(np.array_equal(image, frames[k]) for k, (_, image) in enumerate(read))
 
 
+def test_folder_gives_numbered_images_in_the_order_of_their_numbers(tmp_path: Path, frames: list[ImageArray]) -> None:
+    for number, image in ((10, frames[2]), (9, frames[1]), (1, frames[0])):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    with open_source(str(tmp_path)) as source:
+        read = [frame.image for frame in source.frames()]
+    assert all(np.array_equal(image, frames[k]) for k, image in enumerate(read))
+
+
 def test_images_of_different_sizes_are_an_error(tmp_path: Path) -> None:
     for name, width in (("a.png", 8), ("b.png", 9)):
         Image.new("RGB", (width, 6)).save(tmp_path / name)

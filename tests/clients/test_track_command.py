@@ -172,7 +172,10 @@ def test_lines_on_a_full_disk_are_one_clear_error(
 ) -> None:
     words = ["track", str(video), "--click", "1@0:30,20", "--json", "/dev/full", "--quiet"]
     assert main([*words, "--server", far_address]) == 2
-    assert capsys.readouterr().err == "error: /dev/full: cannot be written (No space left on device)\n"
+    said = capsys.readouterr()
+    assert said.err == "error: /dev/full: cannot be written (No space left on device)\n"
+    assert "wrote" not in said.out
+    assert "not all of it is in /dev/full" in said.out
 
 
 async def test_what_was_not_answered_is_told_with_its_reason(
@@ -183,7 +186,7 @@ async def test_what_was_not_answered_is_told_with_its_reason(
         tracking.dropped.update({DropReason.CONNECTION_LOST: 2, DropReason.STALE: 1})
         args = argparse.Namespace(output=None, json=tmp_path / "o.jsonl")
         async with running() as server, connect(f"127.0.0.1:{server.port}") as client:
-            _summarise(args, client, tracking)
+            _summarise(args, client, tracking, complete=True)
     said = capsys.readouterr().out
     assert "2 more frames were not answered: their answers were lost with a connection" in said
     assert "1 more frames were not answered: the server could not keep up" in said

@@ -1,9 +1,10 @@
-"""Commands of the runbooks and deploy/*.md find what they look for."""
+"""Commands of README.md, the runbooks, deploy/*.md and nano's page are taken, and find what they look for."""
 
 from __future__ import annotations
 
 import ast
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -19,9 +20,12 @@ from tests.deploy.prometheus import DEPLOY
 from masklet import cli
 from masklet.observability.logs import KeyValueFormatter
 from masklet.session.tokens import read_keys
+from masklet_load import cli as load_cli
 
-SERVICE = DEPLOY.parent / "service"
-PAGES = sorted(DEPLOY.rglob("*.md"))
+ROOT = DEPLOY.parent
+SERVICE = ROOT / "service"
+NANO = SERVICE / "masklet" / "training" / "recipes" / "nano.md"
+PAGES = [ROOT / "README.md", NANO, *sorted(DEPLOY.rglob("*.md"))]
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40}
 _NOT_NESTED = re.compile(r"\|(?![^(]*\))")
 
@@ -30,13 +34,39 @@ def code(page: Path) -> list[str]:
     """Its lines of code, whole: fenced as sh, indented, or within a sentence."""
     text = page.read_text().replace("\\\n", " ")
     fenced = re.findall(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    indented = re.findall(r"^ {4}(\S.*)$", text, flags=re.MULTILINE)
-    return [line for block in fenced for line in block.splitlines()] + indented + re.findall(r"`([^`\n]+)`", text)
+    indented = re.findall(r"^ {4,}(\S.*)$", text, flags=re.MULTILINE)
+    return [line for block in fenced for line in block.splitlines()] + indented + mentioned(page)
+
+
+def mentioned(page: Path) -> list[str]:
+    """Code within its sentences."""
+    return re.findall(r"`([^`\n]+)`", page.read_text())
+
+
+def commands(program: str) -> list[tuple[str, str]]:
+    """Of all pages: the page, and what is said to a program (a pattern), whatever stands before its name."""
+    begins = re.compile(rf"(?:{program}) (?=[\w-])")
+    return [(page.stem, line[found.end() :]) for page in PAGES for line in code(page) if (found := begins.match(line))]
 
 
 def own_commands() -> list[tuple[str, str]]:
-    """Of all pages: the page, and the command."""
-    return [(page.stem, line) for page in PAGES for line in code(page) if re.match(r"masklet \w", line)]
+    return commands(r"(?:\.venv/bin/)?masklet|torchrun .*-m masklet")
+
+
+def make_commands() -> list[tuple[str, str]]:
+    return commands("make")
+
+
+def load_commands() -> list[tuple[str, str]]:
+    """Those of `make load` included."""
+    by_make = [(page, arguments_of(line)) for page, line in make_commands() if line.startswith("load ")]
+    return commands(r"(?:\.venv/bin/)?masklet-load") + by_make
+
+
+def arguments_of(line: str) -> str:
+    """What make gives on."""
+    words = shlex.split(line, comments=True)
+    return " ".join(word.removeprefix("ARGS=") for word in words if word.startswith("ARGS="))
 
 
 def log_commands() -> list[tuple[str, str]]:
@@ -77,18 +107,38 @@ def _logs(node: Any) -> bool:
 
 
 def test_commands_and_log_lines_are_found():
-    assert len(own_commands()) > 10
+    assert {"README", "nano"} < {page for page, _ in own_commands()}
+    assert len(own_commands()) > 20
+    assert len(make_commands()) > 10
+    assert len(load_commands()) > 5
     assert len(log_commands()) > 10
     assert len(log_patterns()) > 10
     assert len(log_lines()) > 30
 
 
 @pytest.mark.parametrize(("page", "line"), own_commands())
-def test_masklet_takes_the_commands_as_they_are(page, line):
+def test_masklet_takes_the_commands_as_they_are(page, line, capsys):
     try:
-        cli._parse(shlex.split(line, comments=True)[1:])
+        cli._parse(shlex.split(line, comments=True))
     except SystemExit as end:  # help ends it, too
+        named = {word for one in PAGES for word in mentioned(one) if word.endswith(f"masklet {line}")}
+        assert not end.code or (named and "arguments are required" in capsys.readouterr().err), page  # in a sentence
+
+
+@pytest.mark.parametrize(("page", "line"), load_commands())
+def test_masklet_load_takes_the_commands_as_they_are(page, line):
+    words = [word for word in shlex.split(line, comments=True) if word != "..."]
+    try:
+        load_cli._scenario(load_cli._parser().parse_args(words))
+    except SystemExit as end:
         assert not end.code, page
+
+
+@pytest.mark.parametrize(("page", "line"), make_commands())
+def test_make_has_the_target(page, line):
+    targets = re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert "setup" in targets
+    assert line.split()[0] in targets, page
 
 
 @pytest.mark.parametrize(("page", "pattern", "cased"), log_patterns())
@@ -119,7 +169,7 @@ def test_logs_of_many_pods_are_asked_for_whole():
 
 def test_a_new_key_can_be_read_by_nobody_else(tmp_path):
     if not shutil.which("openssl"):
-        pytest.skip("needs openssl")
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("needs openssl: apt-get install openssl")
     (command,) = [line for line in code(DEPLOY / "operating.md") if "openssl" in line]
     assert command.startswith("(umask 077;")  # before anything is written
     (tmp_path / "keys").write_text("0" * 64 + "\n")

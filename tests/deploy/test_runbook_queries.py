@@ -15,6 +15,8 @@ from tests.metrics_table import SERVICE, TRITON, Metric, documented
 MINUTES = 70
 SCRAPED = {"masklet-front": ("a:9464", "b:9464"), "masklet-triton": ("a:8002", "b:8002")}
 _MATCHER = re.compile(r'(\w+)=~?"([^"$]*)"')
+_CHANGE = re.compile(r"\b(?:changes|increase)\(")
+_RESTARTED = "process_start_time_seconds"
 _TRITON_LABELS = frozenset({"model", "version"})
 
 
@@ -28,7 +30,7 @@ def asked_values() -> dict[str, set[str]]:
 
 
 def series_of(name: str, metric: Metric, job: str) -> list[dict[str, str]]:
-    """As both instances of a job export it; counters rise, gauges are 1."""
+    """As both instances of a job export it; counters rise, gauges are 1. All were restarted half an hour ago."""
     values, found = asked_values(), []
     rising = metric.kind in ("counter", "histogram")
     names = [f"{name}_{suffix}" for suffix in ("bucket", "sum", "count")] if metric.kind == "histogram" else [name]
@@ -39,8 +41,14 @@ def series_of(name: str, metric: Metric, job: str) -> list[dict[str, str]]:
         for chosen in product(*choices.values()):
             labels = dict(zip(choices, chosen, strict=True)) | {"job": job, "instance": instance, "pod": instance[0]}
             text = ", ".join(f'{label}="{value}"' for label, value in labels.items())
-            found.append({"series": f"{one}{{{text}}}", "values": f"{'0+1' if rising else '1'}x{MINUTES}"})
+            found.append({"series": f"{one}{{{text}}}", "values": _course(one, rising=rising)})
     return found
+
+
+def _course(name: str, *, rising: bool) -> str:
+    if name == _RESTARTED:
+        return f"1x{MINUTES - 30} 2x30"
+    return f"{'0+1' if rising else '1'}x{MINUTES}"
 
 
 def everything_scraped() -> list[dict[str, str]]:
@@ -57,9 +65,9 @@ def everything_scraped() -> list[dict[str, str]]:
 @pytest.fixture
 def asked(tmp_path: Path) -> Any:
     def ask(queries: dict[str, str]) -> str:
-        """What promtool says of queries that find nothing; empty: all find something."""
+        """What promtool says of queries that find nothing, or no change; empty: all find something."""
         checks = [
-            {"expr": f"count({_filled(query)}) > bool 0", "eval_time": f"{MINUTES}m", "exp_samples": _ONE}
+            {"expr": f"count({_found(query)}) > bool 0", "eval_time": f"{MINUTES}m", "exp_samples": _ONE}
             for query in queries.values()
         ]
         test = {"interval": "1m", "input_series": everything_scraped(), "promql_expr_test": checks}
@@ -75,8 +83,10 @@ def asked(tmp_path: Path) -> Any:
 _ONE = [{"labels": "{}", "value": 1}]
 
 
-def _filled(query: str) -> str:
-    return query.replace("HOST:9464", "a:9464")
+def _found(query: str) -> str:
+    """What it has to find: any value, or above 0 if it asks how much something changed."""
+    filled = query.replace("HOST:9464", "a:9464")
+    return f"({filled}) > 0" if _CHANGE.search(query) else filled
 
 
 def test_every_query_of_a_runbook_finds_something(asked: Any) -> None:
@@ -86,3 +96,9 @@ def test_every_query_of_a_runbook_finds_something(asked: Any) -> None:
 
 def test_sides_that_do_not_match_would_be_noticed(asked: Any) -> None:
     assert "sum by (instance) (up) / masklet_ready" in asked({"": "sum by (instance) (up) / masklet_ready"})
+
+
+@pytest.mark.parametrize("query", ["changes(masklet_build_info[1h])", "increase(masklet_ready[1h])"])
+def test_changes_of_what_never_changes_would_be_noticed(asked: Any, query: str) -> None:
+    assert query in asked({"": query})
+    assert asked({"": "changes(process_start_time_seconds[1h])"}) == ""

@@ -194,7 +194,8 @@ async def test_a_token_that_is_not_ours_resumes_nothing(
     ours = served.server._context.signer
     session = served.server._context.live.get(bystander._talk.said[0].opened.session_id)
     assert session is not None
-    claim = ResumeClaim(session.session_id, "", epoch=session.epoch, location="", shape=session.terms.shape)
+    shape, opened_ms = session.terms.shape, ours.wall_ms()
+    claim = ResumeClaim(session.session_id, "", epoch=session.epoch, location="", shape=shape, opened_ms=opened_ms)
     assert ours.verify(ours.sign(claim, lifetime_s=60)) == claim
     await talk.send(open=opening(resume_token=forge(ours, claim)))
     code, reason, text = await talk.end()

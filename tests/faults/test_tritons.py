@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import pytest
 from tests.backends.contract import SETTINGS, click, frame
@@ -140,6 +141,17 @@ async def test_a_server_whose_model_was_killed_ends_and_says_so(caplog):
     assert "the model's process has died" in caplog.text
 
 
+@contextmanager
+def halted(process: int) -> Iterator[None]:
+    """It answers nothing any more, and is killed in the end."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
 async def test_a_frame_under_way_when_its_triton_dies_is_answered(undisturbed):
     servers = running_tritons(2)
     async with routed(servers) as backend:
@@ -148,12 +160,15 @@ async def test_a_frame_under_way_when_its_triton_dies_is_answered(undisturbed):
         results = await follow(backend, "s", PLAN[:4])
         dead = home(backend, servers, "s")
         forget(dead)
-        under_way = asyncio.create_task(backend.step("s", PLAN[4]))
-        await asyncio.sleep(0.005)
-        kill_server(dead)
-        results += [await under_way, *await follow(backend, "s", PLAN[5:])]
+        with halted(stub_of(dead)):
+            under_way = asyncio.create_task(backend.step("s", PLAN[4]))
+            await asyncio.sleep(0.5)
+            assert not under_way.done() and backend.location("s") == dead.endpoint
+            kill_server(dead)
+            results += [await under_way]
+        results += await follow(backend, "s", PLAN[5:])
     assert masks(results) == masks(undisturbed)
-    assert len(origins(results)) == 1
+    assert list(origins(results)) == [5]
 
 
 async def test_a_triton_that_is_up_late_and_one_that_is_restarted(undisturbed):

@@ -61,6 +61,7 @@ def test_the_command_starts_a_service_loads_it_and_writes_what_it_found(tmp_path
         (("--server", "localhost:1"), "no masklet server answers at localhost:1"),
         (("--server", "localhost:1", "--streams", "5000"), "streams is 5000, must be 1 to 2000 (flag --streams)"),
         (("--server", "localhost:1", "--processes", "0"), "--processes is 0, must be 1 to 64"),
+        (("--server", "localhost:1", "--refusals-allowed"), "about those of a spike: spike_streams is 0"),
         (("--server", "localhost:1", "--source", "gone.mp4"), "no masklet server answers"),
     ],
 )
@@ -100,12 +101,12 @@ async def test_actions_hit_what_they_aim_at_when_they_should() -> None:
         assert victim.wait(10) == -15
     finally:
         victim.kill()
-    assert [line.split(": ", 1)[1].rsplit(" (", 1)[0] for line in done] == [
-        f"TERM {victim.pid}: sent to {victim.pid}",
-        "run true: exit 0",
-        "run no-such-program: failed: No such file or directory",
+    assert [(one.line.split(": ", 1)[1].rsplit(" (", 1)[0], one.failed) for one in done] == [
+        (f"TERM {victim.pid}: sent to {victim.pid}", False),
+        ("run true: exit 0", False),
+        ("run no-such-program: failed: No such file or directory", True),
     ]
-    assert done[0].startswith("0.3")
+    assert done[0].line.startswith("0.3")
 
 
 def test_what_it_started_ends_with_it_when_it_is_told_to_stop(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         ('kills = "now"', "kills is 'now', must be a list of texts"),
         ('kills = ["5 HIT server"]', "kills: '5 HIT server' has 'HIT', must be a signal"),
         ('kills = ["5 KILL everyone"]', "aims at 'everyone', must be server, triton or a process id"),
+        (f'kills = ["5 KILL 1{"0" * 9}"]', "aims at '10+', must be server, triton or a process id"),
         ('kills = ["-1 KILL server"]', "begins with '-1', must be 0 to 21600"),
         ("warm_up_s = 30", "warm_up_s, spike_at_s and ramp_s go up to 30, must be below duration_s = 30"),
         ("spike_streams = 2000", "streams . spike_streams is 2004, must be at most 2000"),

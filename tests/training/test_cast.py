@@ -25,6 +25,13 @@ def test_a_look_alike_has_a_targets_parts_and_a_way_of_its_own() -> None:
     assert not np.allclose(copy.path, target.path)
 
 
+def test_copies_may_be_targets_of_their_own() -> None:
+    drawn = [_casting(seed, distractor=1.0, look_alikes=3, copied_targets=1.0).cast(2) for seed in range(30)]
+    assert all({actor.target for actor in actors} == set(range(len(actors))) for actors in drawn)
+    never = [_casting(seed, distractor=1.0, look_alikes=3).cast(2) for seed in range(30)]
+    assert all({actor.target for actor in actors} == {0, 1, None} for actors in never)
+
+
 def test_there_are_as_many_look_alikes_as_wanted_at_most() -> None:
     counts = [len(_casting(seed, distractor=1.0, look_alikes=3).cast(2)) - 2 for seed in range(30)]
     assert set(counts) == {1, 2, 3}

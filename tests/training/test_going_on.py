@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tests.training.test_trainer import logged, recipe, trainer
+from tests.training.torchrun import run_by_torchrun
 
 from masklet.errors import ConfigError
 from masklet.training import trainer as module
@@ -137,13 +134,7 @@ leave_processes(processes)
 def test_processes_stop_together_and_go_on_from_one_step(tmp_path: Path) -> None:
     script, shared = tmp_path / "run.py", tmp_path / "run"
     script.write_text(_UNLIKE_PROCESSES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-               f"--master-port={port}", str(script), str(shared)]  # fmt: skip
-    root = Path(__file__).parents[2]
-    subprocess.run(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, check=True, timeout=100)
+    run_by_torchrun(script, shared)
     assert [(shared / f"stopped{rank}").read_text() for rank in range(2)] == ["1", "1"]
     for rank in range(2):
         said = (shared / f"error{rank}").read_text()

@@ -55,6 +55,16 @@ def test_without_corrections_nothing_is_corrected():
     assert all(not plan.corrections for plan in plans)
 
 
+def test_a_video_may_have_corrections_on_its_first_frame_at_least_and_images_none():
+    settings = InteractionSettings(min_corrections=2, max_corrections=3)
+    videos, images = (
+        [draw_plan(np.random.default_rng(seed), frames, settings) for seed in range(200)] for frames in (8, 1)
+    )
+    assert {plan.corrections.get(0, 0) for plan in videos if plan.first is not FirstPrompt.MASK} == {2, 3}
+    assert {plan.corrections.get(0, 0) for plan in videos if plan.first is FirstPrompt.MASK} == {0}
+    assert {plan.corrections.get(0, 0) for plan in images} == {0, 1, 2, 3}
+
+
 def test_a_given_mask_is_not_corrected_on_its_frame():
     assert all(0 not in plan.corrections for plan in plans(8) if plan.first is FirstPrompt.MASK)
 

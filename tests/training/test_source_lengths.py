@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tests.training.conftest import drifting_squares
 
 from masklet.errors import DatasetError
 from masklet.training.assets import AssetBank
+from masklet.training.augment import Augmentation
 from masklet.training.datasets.clip_sequence import ClipSequence
 from masklet.training.parallel import Processes
 from masklet.training.recipe import Recipe, parse_recipe
@@ -120,3 +122,16 @@ def test_videos_that_show_no_object_are_replaced_after_some_tries() -> None:
     steps, stage = source([Counted("bare", _kept(bare))]), recipe().stages[0]
     clip = steps._real_clip(stage, 4, 1, np.random.default_rng(0))
     assert clip.masks.any() and clip.frames.shape == (4, 64, 64, 3)
+
+
+def test_a_recipe_says_how_much_real_clips_are_changed() -> None:
+    still = {"flip": 0.0, "reverse": 0.0, "min_window": 1.0, "turn": 0.0, "stretch": 0.0, "colour": 0.0, "grey": 0.0}
+    plan = recipe({"clips": 1, "frames": 2})
+    (video,) = videos(short=0, long=1)
+    for worsen, same in ((0.0, True), (1.0, False)):
+        changed = replace(plan, augmentation=Augmentation(**still, worsen=worsen))
+        steps = StepSource(changed, AssetBank.procedural(), [video], Processes())
+        drawn = [steps[step].batch.frames[0, 0].permute(1, 2, 0).numpy() for step in range(12)]
+        whole = [video.frame(index) for index in range(6)]
+        near = [min(np.abs(one.astype(int) - frame).mean() for frame in whole) < 3 for one in drawn]
+        assert all(near) is same

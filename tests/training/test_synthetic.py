@@ -59,6 +59,12 @@ def test_objects_leave_and_come_back(bank: AssetBank) -> None:
     assert sum(not all(s) and s[-1] for s in shown) >= 5
 
 
+def test_copies_that_are_targets_have_masks_of_their_own(bank: AssetBank) -> None:
+    settings = replace(SMALL, max_objects=1, regions=0.0, distractor=1.0, look_alikes=3, copied_targets=1.0)
+    counts = [SyntheticVideo(bank, settings).clip(seed).masks.shape[1] for seed in range(15)]
+    assert max(counts) == 4 and sum(count > 1 for count in counts) >= 10
+
+
 def test_objects_move(bank: AssetBank) -> None:
     video = SyntheticVideo(bank, replace(SMALL, frames=6))
     clips = [video.clip(seed) for seed in range(8)]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
+
+from tests.training.torchrun import torchrun
 
 _RUN = """
 import sys
@@ -34,28 +33,15 @@ def test_what_was_learnt_is_saved(tmp_path: Path) -> None:
     script, recipe, out = tmp_path / "run.py", tmp_path / "recipe.toml", tmp_path / "run"
     script.write_text(_RUN)
     recipe.write_text(_RECIPE)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-               f"--master-port={port}", str(script), str(recipe), str(out)]  # fmt: skip
-    root = Path(__file__).parents[2]
-    with (tmp_path / "said").open("w") as said:
-        run = subprocess.Popen(
-            command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=said, stderr=subprocess.STDOUT
-        )
-        try:
-            _wait_for_steps(out / "log.csv", run)
-            run.send_signal(signal.SIGTERM)
-            run.wait(timeout=60)
-        finally:
-            run.kill()
-            run.wait()
+    with (tmp_path / "said").open("w") as said, torchrun(script, recipe, out, said=said) as run:
+        _wait_for_steps(out / "log.csv", run)
+        run.send_signal(signal.SIGTERM)
+        run.wait(timeout=60)
     assert (out / "state.pt").exists() and (out / "mini.safetensors").exists(), (tmp_path / "said").read_text()
     assert "stopped at step" in (tmp_path / "said").read_text()
 
 
-def _wait_for_steps(log: Path, run: subprocess.Popen[bytes]) -> None:
+def _wait_for_steps(log: Path, run: subprocess.Popen[str]) -> None:
     """Until three steps are on record."""
     until_s = time.monotonic() + _FIRST_STEPS_S
     while not log.exists() or len(log.read_text().splitlines()) < 4:

@@ -27,6 +27,16 @@ def test_frames_and_masks_are_those_written(folder: Path) -> None:
     assert np.abs(sequence.frame(3).astype(int) - picture(3)).mean() < 4
 
 
+def test_frames_of_unpadded_names_are_in_the_order_of_their_numbers(folder: Path) -> None:
+    for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
+        for index in range(5):
+            video = folder / kind / "480p/bear"
+            (video / f"{index:05d}.{suffix}").rename(video / f"{index + 8}.{suffix}")
+    sequence = open_dataset(folder)[0]
+    assert sequence.annotated_frames == (0, 1, 2, 3, 4)
+    assert all(np.abs(sequence.frame(index).astype(int) - picture(index)).mean() < 4 for index in range(5))
+
+
 def test_a_split_is_the_newest_years_list(folder: Path) -> None:
     assert [one.name for one in open_dataset(folder, split="val")] == ["bear"]
     with pytest.raises(DatasetError, match=r"holds no list train.txt"):
