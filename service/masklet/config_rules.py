@@ -107,7 +107,7 @@ RULES: dict[str, _Rule] = {
     "routing.reserved_object_frames_s": _between(0, 1e9),
     "tracing.sample_ratio": _between(0, 1),
     "tracing.endpoint": _matching(
-        r"https?://(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}", "http://host:port or https://host:port"
+        rf"https?://(\[[0-9a-fA-F:]+\]|[^\s:/]+):{_TO_65535}", "http://host:port or https://host:port"
     ),
     "kubernetes.namespace": _matching(rf"({_NAME})?", "a namespace or empty"),
     "kubernetes.request_timeout_s": _between(0.1, 3600),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -21,11 +21,16 @@ from masklet_client.video_file import VideoFile
 
 @dataclass(slots=True)
 class Outputs:
-    """Open files; leaving the `with` block finishes them, whatever happened inside."""
+    """Open files; leaving the `with` block finishes them, whatever happened inside.
+
+    Attributes:
+        failed: whether one of them could not be written or finished.
+    """
 
     video: VideoFile | None
     lines: MaskLines | None
     _held: ExitStack = field(default_factory=ExitStack)
+    failed: bool = False
 
     @classmethod
     def create(cls, video: Path | None, lines: Path | None, size: Size, rate: Fraction) -> Self:
@@ -42,13 +47,26 @@ class Outputs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish them; raises CommandError if that fails and nothing else went wrong."""
-        self._held.__exit__(kind, error, trace)
+        with self._noted():
+            self._held.__exit__(kind, error, trace)
 
     def write(self, frame: SourceFrame, answer: Result | Dropped) -> None:
-        """Append one frame; one that was not answered shows no masks and says so."""
-        if isinstance(answer, Dropped):
-            self._write_dropped(frame, answer)
-            return
+        """Append one frame; one that was not answered shows no masks and says so. Raises CommandError."""
+        with self._noted():
+            if isinstance(answer, Dropped):
+                self._write_dropped(frame, answer)
+            else:
+                self._write_result(frame, answer)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except CommandError:
+            self.failed = True
+            raise
+
+    def _write_result(self, frame: SourceFrame, answer: Result) -> None:
         if self.lines is not None:
             self.lines.write(frame.index, frame.pts_s, answer.objects)
         if self.video is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from masklet.codecs.frames import to_rgb
+from masklet.file_order import frame_order
 from masklet.types import ImageArray, Size
 from masklet_client.command_error import CommandError
 
@@ -141,7 +142,8 @@ class FolderSource:
 
     def __init__(self, folder: Path, *, rate: Fraction | None = None) -> None:
         """Lists the folder and reads the first image's size."""
-        self._paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        self._paths = sorted(images, key=frame_order)
         if not self._paths:
             raise CommandError(f"{folder}: has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
         first = read_image(self._paths[0])

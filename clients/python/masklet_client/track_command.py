@@ -81,21 +81,22 @@ def run(args: argparse.Namespace) -> int:
 
 async def _track(args: argparse.Namespace, source: Source, prompts: dict[int, list[Prompt]]) -> int:
     async with connect(args.server) as client:
-        with Outputs.create(args.output, args.json, source.size, source.frame_rate) as outputs:
-            tracking = Tracking(source, outputs, max_frames=args.max_frames, quiet=args.quiet)
-            policy = args.policy or ("latest" if source.live else "block")
-            try:
-                status = await tracking.run(client, prompts, policy=policy, codec=args.codec)
-            finally:
-                _summarise(args, client, tracking)
-        return status
+        outputs = Outputs.create(args.output, args.json, source.size, source.frame_rate)
+        tracking = Tracking(source, outputs, max_frames=args.max_frames, quiet=args.quiet)
+        policy = args.policy or ("latest" if source.live else "block")
+        try:
+            with outputs:
+                return await tracking.run(client, prompts, policy=policy, codec=args.codec)
+        finally:
+            _summarise(args, client, tracking, complete=not outputs.failed)
 
 
-def _summarise(args: argparse.Namespace, client: Client, tracking: Tracking) -> None:
+def _summarise(args: argparse.Namespace, client: Client, tracking: Tracking, *, complete: bool) -> None:
     if not (tracking.answered or tracking.dropped):
         return
-    written = ", ".join(str(path) for path in (args.output, args.json) if path)
-    print(f"{tracking.answered} frames, {tracking.frame_rate_hz:.1f} frames/s; wrote {written}")
+    files = ", ".join(str(path) for path in (args.output, args.json) if path)
+    fate = f"wrote {files}" if complete else f"not all of it is in {files}"
+    print(f"{tracking.answered} frames, {tracking.frame_rate_hz:.1f} frames/s; {fate}")
     for reason, count in sorted(tracking.dropped.items()):
         print(f"{count} more frames were not answered: {_WHY.get(reason, reason)}")
     if not client.server.model.trained:

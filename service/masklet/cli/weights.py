@@ -78,7 +78,13 @@ def fetch(checkpoint: PublishedCheckpoint, folder: str, *, url_base: str) -> str
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from masklet.model.checkpoint import mean_weights, read_checkpoint, save_checkpoint, shift_object_score
+    from masklet.model.checkpoint import (
+        half_weights,
+        mean_weights,
+        read_checkpoint,
+        save_checkpoint,
+        shift_object_score,
+    )
     from masklet.model.transformers_naming import to_transformers
 
     output = Path(args.output)
@@ -93,7 +99,7 @@ def _convert(args: argparse.Namespace) -> None:
         state = shift_object_score(state, args.shift_object_score)
     renamed = to_transformers(state) if args.to == "transformers" else state
     if args.half:
-        renamed = {key: value.half() if value.is_floating_point() else value for key, value in renamed.items()}
+        renamed = half_weights(renamed)
     save_checkpoint(renamed, args.output)
     print(f"{args.output}: {len(renamed)} tensors in {args.to} naming")
 

@@ -116,6 +116,20 @@ def shift_object_score(state: Mapping[str, Tensor], by: float) -> dict[str, Tens
     return {**state, OBJECT_SCORE_BIAS: bias}
 
 
+def half_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights in float16; what is no floating point number stays as it is.
+
+    Raises:
+        WeightsError: a weight is too large for it.
+    """
+    halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    for key, value in halved.items():
+        if not value.isfinite().all() and state[key].isfinite().all():
+            largest = state[key].abs().max().item()
+            raise WeightsError(f"{key}: {largest:.6g} does not fit into float16, whose largest number is 65504")
+    return halved
+
+
 def mean_weights(states: Sequence[tuple[str, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
     """The mean of several states' weights, float32 (model soups, Wortsman et al. 2022).
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from masklet.errors import ConfigError
+from masklet.file_order import frame_order
 from masklet.training.segments import segment
 from masklet.training.texture import procedural_texture
 from masklet.types import ImageArray, Size
@@ -110,7 +111,8 @@ def _files(folders: Sequence[Path]) -> Iterator[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"no folder {folder}")
-        yield from sorted(p for p in folder.rglob("*") if p.suffix.lower() in {*_PHOTO_SUFFIXES, _VIDEO_SUFFIX})
+        wanted = (path for path in folder.rglob("*") if path.suffix.lower() in {*_PHOTO_SUFFIXES, _VIDEO_SUFFIX})
+        yield from sorted(wanted, key=frame_order)
 
 
 def _film_name(path: Path) -> str:

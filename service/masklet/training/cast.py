@@ -38,12 +38,14 @@ class Casting:
     scenery: Range
 
     def cast(self, targets: int) -> list[Actor]:
-        """`targets` targets and their company, rear to front."""
+        """`targets` targets, and their company, of which copies may be targets as well; rear to front."""
         actors = [self._target(index) for index in range(targets)]
         front: list[Actor] = []
         if actors and self.random.random() < self.settings.distractor:
             victim = self._one_of(actors)
-            actors += [self._look_alike(victim) for _ in range(self._look_alikes())]
+            count = self._look_alikes()
+            first = targets if self._copies_count() else None
+            actors += [self._look_alike(victim, None if first is None else first + i) for i in range(count)]
         if self.random.random() < self.settings.occluder:
             (front if self.random.random() < _IN_FRONT else actors).append(self._occluder(actors))
         return [actors[i] for i in self.random.permutation(len(actors))] + front
@@ -121,9 +123,14 @@ class Casting:
         most = self.settings.look_alikes
         return 1 if most == 1 else int(self.random.integers(1, most + 1))
 
-    def _look_alike(self, actor: Actor) -> Actor:
+    def _copies_count(self) -> bool:
+        """Whether copies are targets, too. If they never are, nothing is drawn, for the sake of the same seeds."""
+        odds = self.settings.copied_targets
+        return odds > 0 and self.random.random() < odds
+
+    def _look_alike(self, actor: Actor, target: int | None) -> Actor:
         """The same object on a way of its own."""
-        return actor.moved(self._path(), target=None)
+        return actor.moved(self._path(), target=target)
 
     def _occluder(self, actors: list[Actor]) -> Actor:
         """A bar or an object that meets one of the actors on some frame."""

@@ -34,6 +34,8 @@ class InteractionSettings:
         box: odds that it is a box; the rest are masks. Images get no masks: a given mask leaves nothing to learn there.
         second_frame: odds that another frame is prompted.
         max_corrections: corrective clicks on a prompted frame at most.
+        min_corrections: on the first frame of a video at least, unless a mask is given: what is remembered of a poor
+            answer to one click teaches to distrust memory. Images may have none, so that one click is learnt.
         box_noise: box corners are off by this share of the side at most, and never by more than 20 pixels of 1024.
         from_truth: odds that a corrective click is drawn from the target as if nothing had been found of it yet.
     """
@@ -42,6 +44,7 @@ class InteractionSettings:
     box: float = 0.15
     second_frame: float = 0.5
     max_corrections: int = 4
+    min_corrections: int = 0
     box_noise: float = 0.1
     from_truth: float = 0.0
 
@@ -81,7 +84,8 @@ def draw_plan(random: np.random.Generator, frames: int, settings: InteractionSet
     first = list(FirstPrompt)[random.choice(3, p=odds / odds.sum())]
     corrections = {}
     if first is not FirstPrompt.MASK:
-        corrections[0] = int(random.integers(0, settings.max_corrections + 1))
+        fewest = settings.min_corrections if frames > 1 else 0
+        corrections[0] = int(random.integers(fewest, settings.max_corrections + 1))
     if frames > 1 and random.random() < settings.second_frame and settings.max_corrections:
         second = int(random.integers(max(1, burn_in), frames))
         corrections[second] = int(random.integers(1, settings.max_corrections + 1))

@@ -51,7 +51,7 @@ def plan(random: np.random.Generator, assets: AssetBank, settings: SyntheticSett
         backdrop.chosen,
         camera,
         tuple(actors),
-        objects + len(backdrop.chosen),
+        sum(actor.target is not None for actor in actors) + len(backdrop.chosen),
         _shadow(random, settings) if random.random() < settings.shadow else None,
         random.uniform(0.2, 0.9) if settings.frames > 1 and random.random() < settings.motion_blur else 0.0,
     )

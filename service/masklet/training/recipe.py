@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from masklet.errors import ConfigError
+from masklet.training.augment import Augmentation
 from masklet.training.interaction import InteractionSettings
 from masklet.training.losses import LossWeights
 from masklet.training.recipe_changes import changed
@@ -118,6 +119,7 @@ class Recipe:
     losses: LossWeights = field(default_factory=LossWeights)
     interaction: InteractionSettings = field(default_factory=InteractionSettings)
     regularisation: RegularisationSettings = field(default_factory=RegularisationSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     @property
     def steps(self) -> int:
@@ -143,6 +145,7 @@ _TABLES: Mapping[str, Any] = {
     "losses": LossWeights,
     "interaction": InteractionSettings,
     "regularisation": RegularisationSettings,
+    "augmentation": Augmentation,
 }
 
 
@@ -219,12 +222,22 @@ def check_recipe(recipe: Recipe) -> None:
     _require(0 < odds.click + odds.box <= 1, "interaction.click + interaction.box", odds.click + odds.box,
              "above 0 and at most 1")  # fmt: skip
     _require(odds.max_corrections >= 0, "interaction.max_corrections", odds.max_corrections, "at least 0")
+    within = 0 <= odds.min_corrections <= odds.max_corrections
+    _require(within, "interaction.min_corrections", odds.min_corrections, f"from 0 to {odds.max_corrections}")
     for name in ("focal", "dice", "predicted_iou", "object_score"):
         _require(getattr(losses, name) >= 0, f"losses.{name}", getattr(losses, name), "at least 0")
     used = losses.focal == LossWeights().focal or not all(stage.focal for stage in recipe.stages)
     _require(used, "losses.focal", losses.focal, "left alone where every stage has a focal of its own")
     for name, rate in asdict(recipe.regularisation).items():
         _require(0 <= rate < 1, f"regularisation.{name}", rate, "from 0 to below 1")
+    for name in ("flip", "reverse", "grey", "worsen"):
+        share = getattr(recipe.augmentation, name)
+        _require(0 <= share <= 1, f"augmentation.{name}", share, "from 0 to 1")
+    for name in ("turn", "stretch", "colour"):
+        strength = getattr(recipe.augmentation, name)
+        _require(strength >= 0, f"augmentation.{name}", strength, "at least 0")
+    window = recipe.augmentation.min_window
+    _require(0.05 <= window <= 1, "augmentation.min_window", window, "from 0.05 to 1")
     for name in ("beta2", "ema_decay"):
         _require(0 <= getattr(optimiser, name) < 1, f"optimiser.{name}", getattr(optimiser, name), "from 0 to below 1")
     for name in ("weight_decay", "warmup_steps"):

@@ -19,8 +19,8 @@ _SMALLEST_SIDE_PX = 32
 
 
 _PROBABILITIES = (
-    "film", "regions", "distractor", "occluder", "excursion", "wobble", "limbs", "part", "skin", "shadow",
-    "motion_blur",
+    "film", "regions", "distractor", "copied_targets", "occluder", "excursion", "wobble", "limbs", "part", "skin",
+    "shadow", "motion_blur",
 )  # fmt: skip
 
 
@@ -31,13 +31,14 @@ class SyntheticSettings:
     Attributes:
         frames: length of a clip.
         size: height and width in pixels.
-        max_objects: at most so many targets.
+        max_objects: at most so many targets, but for copies.
         min_share: area of the smallest objects as a share of the frame; sizes are even on a log scale.
         max_share: area of the largest objects.
         film: probability that a backdrop is itself a film, where there are some.
         regions: probability that regions of the backdrop are targets as well.
-        distractor: probability of copies of a target that are none themselves.
+        distractor: probability of copies of a target.
         look_alikes: at most so many copies.
+        copied_targets: probability that they are targets as well, beyond `max_objects`.
         occluder: probability of something that passes in front of a target.
         excursion: probability that a target leaves the frame and comes back.
         wobble: probability that an object deforms.
@@ -57,6 +58,7 @@ class SyntheticSettings:
     regions: float = 0.25
     distractor: float = 0.33
     look_alikes: int = 1
+    copied_targets: float = 0.0
     occluder: float = 0.4
     excursion: float = 0.15
     wobble: float = 0.5

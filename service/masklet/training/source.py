@@ -111,7 +111,7 @@ class StepSource(Dataset[StepInput]):
             stride = max(1, min(stride, (annotated - 1) // max(1, frames - 1)))
             start = int(random.integers(0, annotated - stride * (frames - 1)))
             clip = sample_clip(sequence, start=start, stride=stride, frames=frames)
-            clip = augment(clip, random, size=(stage.size, stage.size))
+            clip = augment(clip, random, size=(stage.size, stage.size), settings=self.recipe.augmentation)
             if _shows(clip):
                 return clip
         return self._synthetic_clip(stage, frames, seed, random)

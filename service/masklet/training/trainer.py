@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 from tqdm import tqdm
 
-from masklet.errors import ConfigError, WeightsError
+from masklet.errors import ConfigError, DatasetError, WeightsError
 from masklet.model import SAM2, variant_config
 from masklet.model.checkpoint import load_weights
 from masklet.training.assets import AssetBank
@@ -123,7 +123,7 @@ class Trainer:
         steps = load_steps(self.source, first=self.step, last=self.recipe.steps, workers=self.settings.workers)
         shown = self.settings.progress and self.processes.leads
         with tqdm(total=self.recipe.steps, initial=self.step, disable=not shown, unit="step", smoothing=0.1) as bar:
-            for step_input in steps:
+            for step_input in self._saved_at_the_end_of(steps):
                 try:
                     row = self.train_step(step_input)
                 except torch.OutOfMemoryError as error:
@@ -138,6 +138,15 @@ class Trainer:
                 if self.step % self.settings.save_every == 0:
                     self.save()
         return self.save()
+
+    def _saved_at_the_end_of(self, steps: Iterable[StepInput]) -> Iterator[StepInput]:
+        """The same; what was learnt is saved if a video cannot be read."""
+        try:
+            yield from steps
+        except DatasetError:
+            if self.step:
+                self.save()
+            raise
 
     def stop(self) -> None:
         """Let `run` end after this step or the next, in all processes; for signal handlers and other threads."""

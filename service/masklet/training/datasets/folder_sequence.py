@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from masklet.errors import DatasetError
+from masklet.file_order import frame_order
 from masklet.training.datasets.stills import (
     FRAME_SUFFIXES,
     are_binary,
@@ -112,7 +113,7 @@ def ids_in(annotations: Iterable[Path], size: Size) -> tuple[int, ...]:
 
 
 def frames_in(folder: Path) -> list[Path]:
-    """A video's frames by name. Raises DatasetError if there are none."""
+    """A video's frames by name, numbers as numbers. Raises DatasetError if there are none."""
     found = _stills(folder, FRAME_SUFFIXES)
     if not found:
         raise DatasetError(f"{folder} holds no frames ({', '.join(FRAME_SUFFIXES)})")
@@ -151,4 +152,4 @@ def folders_in(folder: Path) -> list[Path]:
 def _stills(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder")
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return sorted((path for path in folder.iterdir() if path.suffix.lower() in suffixes), key=frame_order)
