@@ -174,7 +174,8 @@ class RoutingConfig:
 
     Attributes:
         checkpoint_every_frames: a session's state is fetched anew after so many answered frames.
-        checkpoint_min_interval_s: after prompts and removals it is fetched at once, but not more often than this.
+        checkpoint_min_interval_s: after prompts and removals it is fetched at once; but never sooner than this, nor
+            than ten times as long as the last fetch took.
         checkpoint_bytes: all states kept; beyond that the oldest and largest give way.
         replay_frames: answered frames kept at most per session, to be replayed on top of its state.
         replay_bytes: all such frames, shared evenly between the sessions.
@@ -187,7 +188,8 @@ class RoutingConfig:
         health_period_s: pause between two looks at a Triton's health, which says when it drains.
         health_timeout_s: how long such a look may take; after two that failed the Triton is given up.
         step_timeout_s: a Triton that answers none of its requests for this long is given up, however healthy it says it
-            is; longer than the slowest batch takes.
+            is; longer than the slowest batch takes. So is one that leaves a single request unanswered for four times as
+            long.
         dns_period_s: pause between two look-ups of a "dns:" endpoint.
         admit_by_load: whether load is limited at all; if not, only sessions are counted.
         capacity_object_frames_s: load that the embedded model, or one Triton, takes; 0: `capacity_share` of what it was

@@ -232,3 +232,16 @@ def test_the_last_answer_knows_what_was_on_the_newest_frame():
         (4, PromptMode.RESTART),
     ]
     assert [bool(prompt.mask.all()) for prompt in seed.prompts if prompt.mask is not None] == [True, True, False]
+
+
+def test_a_slow_fetch_at_one_place_does_not_hold_up_those_at_the_next():
+    async def settled() -> tuple[float, float]:
+        farm = Farm("a:1")
+        async with farm.routed() as backend:
+            await backend.open("s", SETTINGS)
+            session = backend._sessions["s"]
+            session.fetch_s = before = 15.0
+            session.settle(session.link, session.move_epoch())
+            return before, session.fetch_s
+
+    assert simulate(settled()) == (15.0, 0.0)

@@ -94,19 +94,35 @@ def reflect(channel: grpc.aio.Channel) -> Any:
 async def test_watches_beyond_their_limit_are_to_come_again(
     config: Config, reason_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lifecycle, "_PROBE_STREAMS", 2)
-    async with Server(config) as server, connection(server) as channel:
-        first, second = watch(channel), reflect(channel)
-        assert (await first.read()).status == health_pb2.HealthCheckResponse.SERVING
-        await second.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-        await second.read()
+    monkeypatch.setattr(lifecycle, "_PROBE_STREAMS", 1)
+    monkeypatch.setattr(lifecycle, "_CALLS_BESIDE", 1)
+    one_session = dataclasses.replace(config, limits=dataclasses.replace(config.limits, max_sessions=1))
+    async with Server(one_session) as server, connection(server) as full, connection(server) as further:
+        watches = [watch(full), watch(full)]
+        assert {(await call.read()).status for call in watches} == {health_pb2.HealthCheckResponse.SERVING}
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await watch(channel).read()
+            await watch(further).read()
         assert reason_of(caught.value)[:2] == ("RESOURCE_EXHAUSTED", "ADMISSION_REFUSED")
         assert await usable(server) == "SERVING, fake"
-        await second.done_writing()
-        assert await second.read() is EOF
+        watches[0].cancel()
+        await asyncio.sleep(0.3)
+        assert (await watch(further).read()).status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_streams_of_reflection_beyond_their_limit_are_to_come_again(
+    config: Config, reason_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lifecycle, "_PROBE_STREAMS", 1)
+    async with Server(config) as server, connection(server) as channel:
+        first = reflect(channel)
+        await first.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        await first.read()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await reflect(channel).read()
+        assert reason_of(caught.value)[:2] == ("RESOURCE_EXHAUSTED", "ADMISSION_REFUSED")
         assert (await watch(channel).read()).status == health_pb2.HealthCheckResponse.SERVING
+        await first.done_writing()
+        assert await first.read() is EOF
 
 
 @pytest.mark.parametrize("stream", [watch, reflect])
@@ -121,3 +137,15 @@ async def test_a_service_that_is_unknown_is_not_found(client: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await client.health("nobody")
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_who_watches_health_hears_of_a_drain_though_others_have_left(server: Server) -> None:
+    async with connection(server) as first, connection(server) as second:
+        calls = [watch(one) for one in (first, second)]
+        assert [(await call.read()).status for call in calls] == [health_pb2.HealthCheckResponse.SERVING] * 2
+        calls[0].cancel()
+        await asyncio.sleep(0.3)
+        draining = asyncio.create_task(server.drain())
+        async with asyncio.timeout(5):
+            assert (await calls[1].read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        await draining

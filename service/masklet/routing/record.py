@@ -84,7 +84,7 @@ class RoutedSession:
         """It lives there now; the load goes with it."""
         self.leave()
         self.link, self.epoch, self.lost_s = link, epoch, None
-        self.doubted, self.unclear = frozenset(), 0
+        self.doubted, self.unclear, self.fetch_s = frozenset(), 0, 0.0
         link.loads[self.session_id] = self.meter
 
     def leave(self) -> None:

@@ -169,7 +169,10 @@ class RoutedBackend:
             try:
                 self._fleet.check_placed(link)
             except OverCapacity:
-                await link.backend.close(session_id)
+                try:
+                    await link.backend.close(session_id)
+                except (BackendUnavailable, BackendUncertain):
+                    self._fleet.leave_behind(link, session_id, model_epoch + 1)
                 raise
 
         session = await self._place(session_id, settings, epoch, begin)
@@ -339,8 +342,9 @@ class RoutedBackend:
             except AdmissionRefused:
                 refused |= {link}
             except BackendUnavailable as error:
-                model_epoch = session.move_epoch()
-                self._fleet.leave_behind(link, session_id, model_epoch)
+                left_epoch = session.move_epoch()
+                self._fleet.leave_behind(link, session_id, left_epoch)
+                model_epoch = left_epoch + 1
                 await self._fleet.suspect(link, error)
             except (asyncio.CancelledError, BackendUncertain):  # what was sent is carried out, or may have been
                 self._fleet.leave_behind(link, session_id, session.move_epoch())

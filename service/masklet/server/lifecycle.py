@@ -24,6 +24,7 @@ from masklet.observability.sampler import sample_forever
 from masklet.observability.tracing import Tracing, make_tracing
 from masklet.server.choice import make_backend
 from masklet.server.endpoints import bind_grpc, grpc_server, metrics_endpoint
+from masklet.server.health import health_service
 from masklet.server.interceptor import CallInterceptor
 from masklet.server.operator import SessionServicer
 from masklet.server.probes import ProbeInterceptor
@@ -39,6 +40,7 @@ from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 
 SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
 SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_WATCHED = frozenset({"", SEGMENTATION_SERVICE})
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
 _UNREAD_GRACE_S = 1.0  # the stream itself is to find out first: it says more
@@ -91,7 +93,7 @@ class Server:
         self.port = 0
         self.metrics_port = 0
         self.ready = False
-        self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._health = health_service(_WATCHED)
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -153,6 +155,7 @@ class Server:
         )
         probes = ProbeInterceptor(
             request_timeout_s=config.session.first_message_timeout_s,
+            max_watches=max(_PROBE_STREAMS, config.limits.max_sessions + _CALLS_BESIDE),
             max_streams=_PROBE_STREAMS,
             stream_lasts_s=_PROBE_STREAM_S,
         )
@@ -194,7 +197,7 @@ class Server:
         return BackendUnavailable("the model is still being loaded", retry_after_s=_LOADING_RETRY_S)
 
     async def _set_health(self, status: Any) -> None:
-        for service in ("", SEGMENTATION_SERVICE):
+        for service in _WATCHED:
             await self._health.set(service, status)
 
     async def _end_streams(self) -> None:

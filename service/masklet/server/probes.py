@@ -23,15 +23,16 @@ class ProbeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
 
     Args:
         request_timeout_s: how long the request of a call may take to come.
-        max_streams: streams (`Health.Watch`, reflection) at a time; `Health.Check` is never refused here.
+        max_watches: streams of `Health.Watch` at a time; `Health.Check` is never refused here.
+        max_streams: all other streams (reflection) at a time.
         stream_lasts_s: such a stream is ended after this long.
     """
 
-    def __init__(self, *, request_timeout_s: float, max_streams: int, stream_lasts_s: float) -> None:
+    def __init__(self, *, request_timeout_s: float, max_watches: int, max_streams: int, stream_lasts_s: float) -> None:
         self._request_timeout_s = request_timeout_s
-        self._max_streams = max_streams
         self._stream_lasts_s = stream_lasts_s
-        self._streams = 0
+        self._watches = _Places("watches of health", max_watches)
+        self._streams = _Places("streams of reflection", max_streams)
 
     async def intercept_service(
         self,
@@ -43,7 +44,8 @@ class ProbeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
         if handler is None or handler_call_details.method.startswith("/masklet."):
             return cast("grpc.RpcMethodHandler[Any, Any]", handler)
         if handler.response_streaming:
-            call = self._stream(handler)
+            is_health = handler_call_details.method.startswith("/grpc.health.")
+            call = self._stream(handler, self._watches if is_health else self._streams)
             return grpc.stream_stream_rpc_method_handler(call, response_serializer=handler.response_serializer)
         call = self._unary(handler)
         return grpc.stream_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
@@ -55,9 +57,9 @@ class ProbeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
 
         return call
 
-    def _stream(self, handler: Any) -> Callable[..., Any]:
+    def _stream(self, handler: Any, places: _Places) -> Callable[..., Any]:
         async def call(_: AsyncIterator[bytes], context: Any) -> None:
-            async with _told(context), self._place():
+            async with _told(context), places.taken(self._stream_lasts_s):
                 if not handler.request_streaming:
                     await handler.unary_stream(await self._request(handler, context), context)
                     return
@@ -70,20 +72,27 @@ class ProbeInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  #
     async def _request(self, handler: Any, context: Any) -> Any:
         return parse_request(handler, await read_request(context, self._request_timeout_s))
 
+
+class _Places:
+    """So many streams of a kind at a time."""
+
+    def __init__(self, name: str, most: int) -> None:
+        self._name, self._most, self._open = name, most, 0
+
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """Raises AdmissionRefused without one, IdleTimeout once it was held for long enough."""
-        if self._streams >= self._max_streams:
-            message = f"{self._streams} streams of health and reflection are open, the limit is {self._max_streams}"
+    async def taken(self, lasts_s: float) -> AsyncIterator[None]:
+        """Raises AdmissionRefused without a place, IdleTimeout once it was held for `lasts_s` seconds."""
+        if self._open >= self._most:
+            message = f"{self._open} {self._name} are open, the limit is {self._most}"
             raise AdmissionRefused(message, retry_after_s=_RETRY_AFTER_S)
-        self._streams += 1
+        self._open += 1
         try:
-            async with asyncio.timeout(self._stream_lasts_s):
+            async with asyncio.timeout(lasts_s):
                 yield
         except TimeoutError:
-            raise IdleTimeout(f"the stream has lasted {self._stream_lasts_s:g} s; open another") from None
+            raise IdleTimeout(f"the stream has lasted {lasts_s:g} s; open another") from None
         finally:
-            self._streams -= 1
+            self._open -= 1
 
 
 async def _requests(handler: Any, context: Any) -> AsyncGenerator[Any, None]:

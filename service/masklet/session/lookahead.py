@@ -51,9 +51,10 @@ class Lookahead:
 
     async def stop(self) -> None:
         """Gives up the frame ahead."""
-        if self._ahead is not None:
-            self._ahead[1].cancel()
-            await asyncio.wait([self._ahead[1]])
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead[1].cancel()
+            await asyncio.wait([ahead[1]])
 
     async def _decode(self, frame: WaitingFrame) -> Decoded:
         started_s = self._clock()
