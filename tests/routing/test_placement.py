@@ -309,3 +309,30 @@ def test_a_thousand_sessions_opened_and_abandoned_leave_nothing():
             assert len(asyncio.all_tasks()) == tasks
 
     simulate(scenario())
+
+
+def test_a_newcomer_who_was_too_much_is_told_so_even_if_the_answer_to_its_closing_is_lost():
+    async def scenario():
+        farm = Farm("a:1")
+        async with farm.routed(capacity_object_frames_s=10.0) as one, farm.routed(capacity_object_frames_s=10.0) as two:
+            farm["a:1"].garbled["close"] = 1
+            opening = [backend.open(f"s{index}", rated(6.0)) for index, backend in enumerate((one, two))]
+            outcomes = await asyncio.gather(*opening, return_exceptions=True)
+            assert farm["a:1"].garbled["close"] == 0
+            assert {type(outcome) for outcome in outcomes if outcome is not None} == {OverCapacity}
+
+    simulate(scenario())
+
+
+def test_a_session_that_is_opened_at_another_try_is_above_what_the_first_may_have_left():
+    async def scenario():
+        farm = Farm("a:1", "b:1")
+        async with farm.routed() as backend:
+            await asyncio.sleep(0.1)
+            farm["a:1"].max_sessions = 300  # most room, so tried first
+            farm["a:1"].up = False
+            await backend.open("s", SETTINGS)
+            left = backend._fleet._endpoints["a:1"].orphans._epochs["s"]
+            assert backend.location("s") == "b:1" and backend._sessions["s"].epoch > left
+
+    simulate(scenario())
