@@ -21,6 +21,8 @@ class LimitsConfig:
             objects. A front keeps the masks of each session's newest answer, a byte a pixel.
         max_points_per_prompt: points in one prompt.
         max_prompts_per_frame: prompts waiting for one frame.
+        max_prompts_per_object: those of them for one object: each is a pass of the decoder that all sessions of a batch
+            wait for.
         max_sessions: sessions at a time, detached ones included.
         max_frame_rate_hz: frames per second that a client may announce; room is kept for them.
     """
@@ -33,6 +35,7 @@ class LimitsConfig:
     max_mask_pixels: int = 64 * 1920 * 1080
     max_points_per_prompt: int = 64
     max_prompts_per_frame: int = 128
+    max_prompts_per_object: int = 16
     max_sessions: int = 64
     max_frame_rate_hz: float = 240.0
 

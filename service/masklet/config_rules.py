@@ -67,6 +67,7 @@ RULES: dict[str, _Rule] = {
     "limits.max_mask_pixels": _between(1, 1 << 40),
     "limits.max_points_per_prompt": _between(1, 65535),
     "limits.max_prompts_per_frame": _between(1, 65535),
+    "limits.max_prompts_per_object": _between(1, 65535),
     "limits.max_sessions": _between(1, 65535),
     "limits.max_frame_rate_hz": _between(1, 100_000),
     "session.first_message_timeout_s": _between(0.01, _DAY_S),

@@ -281,3 +281,45 @@ def test_frames_of_one_session_may_differ_in_size(engine):
     masks: list[ObjectMask] = [only(step(engine, "s", correction(seq, click()))) for seq in (1, 2)]
     assert [found.mask.shape for found in masks] == [SIZE, (30, 90)]
     assert np.isfinite(numbers(masks[1])).all()
+
+
+def test_a_restart_that_keeps_points_adds_to_them_whether_in_one_request_or_in_two(engine):
+    apart, together = opened(engine, "apart"), opened(engine, "together")
+    for name in (apart, together):
+        steps(engine, name, [frame(1, click()), frame(2)])
+    step(engine, apart, correction(2, click(1, 12, 16, restart=True)))
+    found = step(engine, apart, correction(2, click(1, 30, 20, restart=True, keep=True)))
+    assert [len(engine.sessions[apart].objects[1].answers[1].said.points)] == [2]
+    at_once = step(engine, together, correction(2, two_clicks(restart=True)))
+    assert distance(found, at_once) > TOLERANCE  # one label differs
+    same = Prompt.clicks(1, [(12, 16), (30, 20)], [1, 1], mode=PromptMode.RESTART)
+    assert distance(found, step(engine, together, correction(2, same))) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("said", "as_good_as"),
+    [
+        ([click(1, 30, 20), click(1, 12, 16, restart=True)], [click(1, 12, 16, restart=True)]),
+        ([click(1, 30, 20), painted(1, slice(5, 20), slice(8, 30))], [painted(1, slice(5, 20), slice(8, 30))]),
+    ],
+    ids=["restart", "mask"],
+)
+def test_what_a_later_prompt_makes_void_is_not_carried_out(engine, monkeypatch, said, as_good_as):
+    decode, passes, answers = engine.network.decode, [], []
+    monkeypatch.setattr(engine.network, "decode", lambda *a, **k: (passes.append(1), decode(*a, **k))[1])
+    counts = []
+    for name, prompts in (("all", said), ("last", as_good_as)):
+        opened(engine, name)
+        steps(engine, name, [frame(1, click()), frame(2)])
+        passes.clear()
+        answers.append(step(engine, name, frame(3, *prompts)))
+        counts.append(len(passes))
+    assert identical(*answers)
+    assert counts[0] == counts[1]
+
+
+def test_a_restart_before_a_mask_is_still_one(engine):
+    name = opened(engine, "marked")
+    steps(engine, name, [frame(1, click()), frame(2)])
+    step(engine, name, frame(3, click(1, restart=True), painted(1, slice(5, 20), slice(8, 30))))
+    assert engine.sessions[name].objects[1].answers[2].initial

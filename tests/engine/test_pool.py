@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from masklet.engine.pool import Pool
+import masklet.engine.pool
+from masklet.engine.pool import Pool, write_all
 
 CPU = torch.device("cpu")
 
@@ -88,3 +89,35 @@ def test_nothing_is_written_and_read_as_nothing():
     pool = small()
     assert pool.write(torch.zeros(0, 3)) == []
     assert pool.read([[], []]).shape == (2, 0, 3)
+
+
+def test_a_write_that_fails_takes_no_page():
+    pool = small(capacity=2)
+    pool.write(torch.zeros(1, 3))
+    with pytest.raises(RuntimeError):
+        pool.write(torch.zeros(1, 4))
+    assert pool.used == 1
+    assert pool.write(torch.ones(1, 3)) != [0]
+    assert pool.used == 2
+
+
+def test_values_are_written_to_all_pools_or_to_none():
+    pools = small(), small()
+    with pytest.raises(RuntimeError):
+        write_all((pools[0], torch.zeros(2, 3)), (pools[1], torch.zeros(2, 4)))
+    assert [pool.used for pool in pools] == [0, 0]
+    assert [len(numbers) for numbers in write_all((pools[0], torch.zeros(2, 3)), (pools[1], torch.ones(5, 3)))] == [
+        2,
+        5,
+    ]
+    assert [pool.used for pool in pools] == [2, 5]
+
+
+def test_a_large_pool_grows_by_a_quarter(monkeypatch):
+    """Old and new pages are there together: doubling would take three times the memory for a moment."""
+    monkeypatch.setattr(masklet.engine.pool, "_DOUBLED_UP_TO_BYTES", 100)
+    pool, sizes = small(capacity=2), []
+    for _ in range(30):
+        pool.write(torch.zeros(1, 3))
+        sizes.append(len(pool._pages))
+    assert sorted(set(sizes)) == [2, 4, 8, 16, 20, 25, 31]

@@ -118,3 +118,11 @@ def test_masks_waiting_are_counted_in_bytes() -> None:
     refused(pending, 2, Prompt(1, mask=np.ones((4, 5), bool)))
     refused(pending, 3, prompt(2))
     assert pending.mask_bytes == 20
+
+
+def test_prompts_of_one_object_for_one_frame_are_bounded() -> None:
+    pending = PendingEdits(LimitsConfig(max_prompts_per_object=2), history_frames=2)
+    assert [refused(pending, seq, prompt(1)) for seq in (1, 2, 3)] == [{}, {}, {3: LimitExceeded}]
+    assert refused(pending, 4, prompt(2)) == {}
+    pending.answered(7, None, (1, 2))
+    assert refused(pending, 5, prompt(1)) == {}

@@ -45,6 +45,7 @@ class Limits:
     max_objects: int
     max_points_per_prompt: int
     max_prompts_per_frame: int
+    max_prompts_per_object: int
     history_frames: int
     idle_timeout_s: float
     resume_ttl_s: float

@@ -213,6 +213,7 @@ def _limits(message: pb.Limits) -> Limits:
         max_objects=message.max_objects,
         max_points_per_prompt=message.max_points_per_prompt,
         max_prompts_per_frame=message.max_prompts_per_frame,
+        max_prompts_per_object=message.max_prompts_per_object,
         history_frames=message.history_frames,
         idle_timeout_s=_seconds(message.idle_timeout),
         resume_ttl_s=_seconds(message.resume_ttl),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from masklet.engine.pixels import fit_frame
-from masklet.engine.track import Answer, ObjectTrack, PastFrame, SessionState
+from masklet.engine.track import Answer, ObjectTrack, PastFrame, Said, SessionState
 from masklet.errors import InvalidPrompt, UnknownFrame, UnknownObject
 from masklet.types import Prompt, PromptMode, StepRequest
 
@@ -25,6 +25,7 @@ class Row:
         prompts: what is said about the object on this frame, in order.
         initial: memory is ignored: a new object, or one restarted.
         earlier: the answer given before, if an answered frame is corrected.
+        said: what was said about the object on this frame before.
     """
 
     object_id: int
@@ -34,6 +35,7 @@ class Row:
     prompts: tuple[Prompt, ...] = ()
     initial: bool = False
     earlier: Answer | None = None
+    said: Said | None = None
 
     @property
     def tracked(self) -> bool:
@@ -87,7 +89,7 @@ def collate(session: SessionState, request: StepRequest, *, size: int, device: t
     known = set(planned.objects)
     for object_id in sorted(said if planned.is_correction else known | said.keys()):
         track = planned.objects.setdefault(object_id, session.new_track())
-        row = Row(object_id, track, index, prompts=tuple(said.get(object_id, ())))
+        row = Row(object_id, track, index, prompts=_in_force(said.get(object_id, [])))
         _resolve(row, known=object_id in known, correction=planned.is_correction)
         planned.rows.append(row)
     return planned
@@ -126,6 +128,23 @@ def _by_object(prompts: tuple[Prompt, ...], frame: PastFrame) -> dict[int, list[
     return said
 
 
+def _in_force(prompts: list[Prompt]) -> tuple[Prompt, ...]:
+    """Without those that a later one makes void: a restart, unless it keeps the points before it; or a mask.
+
+    Each of the rest is a pass of the decoder, one after the other.
+    """
+    start = 0
+    for number, prompt in enumerate(prompts):
+        restarts = prompt.mode is PromptMode.RESTART and not prompt.keep_old_points
+        if restarts or prompt.mask is not None:
+            start = number
+    kept = prompts[start:]
+    restart = any(prompt.mode is PromptMode.RESTART for prompt in prompts[:start])
+    if restart and kept[0].mode is not PromptMode.RESTART:
+        kept[0] = replace(kept[0], mode=PromptMode.RESTART)
+    return tuple(kept)
+
+
 def _resolve(row: Row, *, known: bool, correction: bool) -> None:
     """Decide whether memory is read and whether an earlier answer is refined.
 
@@ -133,6 +152,7 @@ def _resolve(row: Row, *, known: bool, correction: bool) -> None:
     reference.
     """
     restart = any(prompt.mode is PromptMode.RESTART for prompt in row.prompts)
-    answer = row.track.answers.get(row.index) if correction and not restart else None
-    row.earlier = answer
+    answer = row.track.answers.get(row.index) if correction else None
+    row.said = answer.said if answer else None
+    row.earlier = None if restart else answer
     row.initial = restart or not known or (correction and (answer is None or answer.initial))

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from masklet.engine.bank import Entry, MemoryBank
 from masklet.engine.collate import Job, Row, collate
+from masklet.engine.denormals import denormals_are_zero
 from masklet.engine.forward import Forward, Outcome, Pools
 from masklet.engine.listing import listed_masks
 from masklet.engine.packing import pack_linear_layers
-from masklet.engine.pool import Pool
+from masklet.engine.pool import Pool, write_all
 from masklet.engine.portable import dump_session, load_session
 from masklet.engine.settings import EngineSettings, keep_full_float32
 from masklet.engine.track import Answer, ObjectTrack, SessionState
@@ -58,8 +59,16 @@ class Engine:
 
     @property
     def bank_bytes(self) -> int:
-        """Bytes of all memory banks."""
-        return sum(pool.used * pool.page_bytes for pool in (self.pools.memories, self.pools.pointers))
+        """Bytes that sessions hold: pages of memory banks, and frames and answers of their history windows.
+
+        Other threads may ask, so it counts and does not look into what this one changes.
+        """
+        pages = sum(pool.used * pool.page_bytes for pool in (self.pools.memories, self.pools.pointers))
+        sessions = list(self.sessions.values())
+        frames = sum(len(session.past) for session in sessions)
+        answers = sum(len(track.answers) for session in sessions for track in list(session.objects.values()))
+        config = self.network.config
+        return pages + frames * 3 * config.input_size**2 + answers * 4 * config.logits_size**2
 
     def open(self, session_id: str, settings: TrackSettings) -> None:
         """Start an empty session. Raises BackendError if the id is taken."""
@@ -73,6 +82,7 @@ class Engine:
                 self._forget(track.bank)
 
     @torch.inference_mode()
+    @denormals_are_zero()
     def step(self, requests: Sequence[tuple[str, StepRequest]]) -> list[StepResult | MaskletError]:
         """Run one request each of several sessions as one batch.
 
@@ -81,7 +91,12 @@ class Engine:
 
         Returns:
             Per request its result or its error (SessionStateLost, UnknownFrame, UnknownObject, InvalidPrompt).
+
+        Raises:
+            ValueError: a session occurs twice.
         """
+        if len({session_id for session_id, _ in requests}) < len(requests):
+            raise ValueError("a session occurs twice in one batch")
         planned = [self._collate(session_id, request) for session_id, request in requests]
         jobs = [plan for plan in planned if isinstance(plan, Job)]
         tracking = [job for job in jobs if job.rows]  # frames without objects are only remembered
@@ -138,9 +153,8 @@ class Engine:
         answers = _answers([row for job in jobs for row in job.rows], outcome)
         said = outcome.output.pointer
         results = [self._result(job, answers[rows], said[rows]) for job, rows in zip(jobs, spans, strict=True)]
-        memories = self.pools.memories.write(outcome.memories)
-        pointers = self.pools.pointers.write(said)
-        entries = [Entry(memory, pointer) for memory, pointer in zip(memories, pointers, strict=True)]
+        pages = write_all((self.pools.memories, outcome.memories), (self.pools.pointers, said))
+        entries = [Entry(memory, pointer) for memory, pointer in zip(*pages, strict=True)]
         for job, rows in zip(jobs, spans, strict=True):
             self._remember(job, entries[rows], answers[rows])
         return results

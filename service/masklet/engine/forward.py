@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from masklet.model import SAM2, FrameFeatures, MemoryBatch, ObjectOutput, Prompt
 from masklet.model.prompt_encoder import PADDING
 from masklet.model.sam2 import PREVIOUS_LOGITS_LIMIT
 from masklet.types import Profile, Prompt
+
+K = TypeVar("K", bound=Hashable)
+_USUAL_MEMORIES = 10  # four prompted frames and the six before
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Forward:
         self.rows = [row for job in jobs for row in job.rows]
         self.max_rows = max_rows
         self.device = network.no_mem_embed.device
-        self.said: list[Said | None] = [row.earlier.said if row.earlier else None for row in self.rows]
+        self.said: list[Said | None] = [row.said for row in self.rows]
 
     def run(self) -> Outcome:
         """The steps of a frame, in order."""
@@ -88,7 +92,7 @@ class Forward:
         """The embedding [h, w, C] of every row that reads memory; rows that read equally much share a batch."""
         reads = {i: row.track.bank.read(row.index) for i, row in enumerate(self.rows) if not row.initial}
         conditioned: dict[int, Tensor] = {}
-        for group in self._groups((i, read.shape) for i, read in reads.items()):
+        for group in self._groups(((i, read.shape) for i, read in reads.items()), rows_at_once=self._rows_reading):
             batch = self._memory_batch([reads[i] for i in group], [self._pointer_span(i) for i in group])
             embeddings = self.network.condition(*self._frames_of(group), batch)
             conditioned.update(zip(group, embeddings, strict=True))
@@ -196,13 +200,23 @@ class Forward:
         )  # fmt: skip
         return self.network.encode_memory(*self._frames_of(group), part, binarise)
 
-    def _groups(self, keyed: Iterable[tuple[int, object]]) -> list[list[int]]:
-        """Rows of equal key, at most `max_rows` at a time, in order."""
-        by_key: dict[object, list[int]] = {}
+    def _rows_reading(self, shape: tuple[int, int]) -> int:
+        """How many rows read so many memories and pointers at a time: fewer, if they read more than is usual."""
+        memories, _ = shape
+        return max(1, min(self.max_rows, self.max_rows * _USUAL_MEMORIES // max(1, memories)))
+
+    def _groups(
+        self, keyed: Iterable[tuple[int, K]], *, rows_at_once: Callable[[K], int] | None = None
+    ) -> list[list[int]]:
+        """Rows of equal key, at most `max_rows` at a time or as many as `rows_at_once` says of their key, in order."""
+        by_key: dict[K, list[int]] = {}
         for i, key in keyed:
             by_key.setdefault(key, []).append(i)
-        n = self.max_rows
-        return [rows[at : at + n] for rows in by_key.values() for at in range(0, len(rows), n)]
+        groups = []
+        for key, rows in by_key.items():
+            n = rows_at_once(key) if rows_at_once else self.max_rows
+            groups += [rows[at : at + n] for at in range(0, len(rows), n)]
+        return groups
 
     def _embedding(self, group: list[int]) -> Tensor:
         """[b, h, w, C]: conditioned on memory, or marked as having none."""

@@ -7,12 +7,14 @@ import torch
 from masklet.config import ModelConfig
 from masklet.engine import Engine, EngineSettings
 from masklet.engine.allocator import keep_freed_memory
+from masklet.engine.denormals import denormals_are_zero
 from masklet.model import build
 from masklet.model.checkpoint import load_weights
 from masklet.model.shipped import resolve
 from masklet.types import ModelDescription
 
 
+@denormals_are_zero()  # torch starts its threads here
 def load_engine(config: ModelConfig) -> tuple[Engine, ModelDescription]:
     """Build the engine a configuration asks for.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from masklet.engine.bank import Entry
 from masklet.engine.forward import Pools
+from masklet.engine.pool import write_all
 from masklet.engine.portable_checks import check_structure, check_tensors
 from masklet.engine.track import Answer, ObjectTrack, PastFrame, Said, SessionState
 from masklet.errors import BackendError
@@ -93,7 +94,7 @@ def load_session(state: bytes, pools: Pools, config: SAM2Config, *, weights: str
 
 def _check_origin(structure: dict[str, Any], config: SAM2Config, weights: str) -> None:
     if structure["model"] != _model_id(config):
-        raise BackendError(f"exported state is of model {structure['model']!r}, this is {_model_id(config)!r}")
+        raise BackendError(f"exported state is of model {structure['model']!r:.80}, this is {_model_id(config)!r}")
     theirs = structure.get("weights") or weights  # states of older versions do not say
     if weights and theirs != weights:
         raise BackendError(f"exported state is of weights {theirs!r:.80}, these are {weights!r}")
@@ -105,7 +106,7 @@ def _structure(state: bytes) -> dict[str, Any]:
         raise ValueError(f"header of {length} bytes, at most {MAX_HEADER_BYTES} are allowed")
     structure = json.loads(json.loads(state[8 : 8 + length])["__metadata__"][METADATA_KEY])
     if structure["format"] != FORMAT:
-        raise ValueError(f"format {structure['format']!r}, this version reads {FORMAT}")
+        raise ValueError(f"format {structure['format']!r:.80}, this version reads {FORMAT}")
     return dict(structure)
 
 
@@ -123,16 +124,12 @@ def _restore(structure: dict[str, Any], tensors: dict[str, Tensor], pools: Pools
 
 def _write_pages(tensors: dict[str, Tensor], pools: Pools) -> dict[str, int]:
     """Page numbers by tensor key; all pages are taken or none."""
+    kinds = (("memory/", pools.memories), ("pointer/", pools.pointers))
+    found = [(pool, keys) for kind, pool in kinds if (keys := [key for key in tensors if key.startswith(kind)])]
+    written = write_all(*((pool, torch.stack([tensors[key] for key in keys])) for pool, keys in found))
     pages: dict[str, int] = {}
-    try:
-        for kind, pool in (("memory/", pools.memories), ("pointer/", pools.pointers)):
-            keys = [key for key in tensors if key.startswith(kind)]
-            if keys:
-                pages.update(zip(keys, pool.write(torch.stack([tensors[key] for key in keys])), strict=True))
-    except RuntimeError:  # out of memory
-        for page in pages.values():
-            pools.memories.free(page)
-        raise
+    for (_, keys), numbers in zip(found, written, strict=True):
+        pages.update(zip(keys, numbers, strict=True))
     return pages
 
 

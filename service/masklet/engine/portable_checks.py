@@ -121,6 +121,8 @@ def _expected(kind: str, config: SAM2Config) -> tuple[tuple[int, ...], tuple[tor
 def _check_tensor(key: str, tensor: Tensor, shape: tuple[int, ...], types: tuple[torch.dtype, ...]) -> None:
     if tuple(tensor.shape) != shape or tensor.dtype not in types:
         raise ValueError(f"{key} is {tensor.dtype} {tuple(tensor.shape)}, expected {types[0]} {shape}")
+    if not bool(torch.isfinite(tensor).all()):  # every later frame would be as unfit
+        raise ValueError(f"{key} is not finite throughout")
 
 
 def _check_said(place: str, tensors: Mapping[str, Tensor]) -> None:
@@ -152,8 +154,8 @@ def _check_scores(scores: list[list[object]], count: int) -> None:
     if len(scores) != count:
         raise ValueError(f"{len(scores)} scores for {count} answers")
     for score, iou in scores:
-        if type(score) is not float or type(iou) is not float:
-            raise ValueError(f"scores are {score!r:.40} and {iou!r:.40}, must be floats")
+        if not all(type(one) is float and math.isfinite(one) for one in (score, iou)):
+            raise ValueError(f"scores are {score!r:.40} and {iou!r:.40}, must be finite floats")
 
 
 def _check_distinct(name: str, values: list[int]) -> None:

@@ -19,7 +19,8 @@ class EngineSettings:
         device: "cpu", "cuda", "cuda:N", or "auto" (CUDA if there is one).
         precision: of the network's heavy parts: "float32", "bfloat16", or "auto" (bfloat16 where the hardware has it).
         memory_precision: how memories are kept, "float32" or "bfloat16".
-        max_rows: objects that go through the network at a time; bounds peak memory.
+        max_rows: objects that go through the network at a time, fewer where they read more memories than usual; bounds
+            peak memory.
     """
 
     device: str = "auto"

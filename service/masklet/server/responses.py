@@ -125,6 +125,7 @@ def _limits(limits: Limits) -> pb.Limits:
         max_objects=limits.max_objects,
         max_points_per_prompt=limits.max_points_per_prompt,
         max_prompts_per_frame=limits.max_prompts_per_frame,
+        max_prompts_per_object=limits.max_prompts_per_object,
         history_frames=limits.history_frames,
         idle_timeout=to_duration(limits.idle_timeout_s),
         resume_ttl=to_duration(limits.resume_ttl_s),

@@ -54,7 +54,7 @@ class PendingEdits:
     """Folds edits, and knows which objects there are and which frames may be corrected.
 
     Args:
-        limits: `max_objects` and `max_points_per_prompt` count here, where order is known.
+        limits: `max_objects`, `max_points_per_prompt` and `max_prompts_per_object` count here, where order is known.
         history_frames: answered frames that may still be corrected.
         reserve: asked before there is one more object, with how many there are going to be; may raise OverCapacity.
 
@@ -153,6 +153,12 @@ class PendingEdits:
     def _add_prompt(self, seq: int, prompt: Prompt) -> list[Refusal]:
         self._check_room(prompt.object_id)
         said = [waiting.points for waiting in self.prompts if waiting.prompt.object_id == prompt.object_id]
+        if len(said) >= self._limits.max_prompts_per_object:
+            raise LimitExceeded(
+                f"object {prompt.object_id} would have {len(said) + 1} prompts waiting for one frame,"
+                f" the limit is {self._limits.max_prompts_per_object}; one prompt may have several points",
+                field="prompt.object_id",
+            )
         points = self._count_points(prompt, said[-1] if said else 0)
         self.prompts.append(WaitingPrompt(seq, prompt, points))
         return []

@@ -90,6 +90,7 @@ def announce_limits(limits: LimitsConfig, config: SessionConfig) -> Limits:
         max_objects=limits.max_objects,
         max_points_per_prompt=limits.max_points_per_prompt,
         max_prompts_per_frame=limits.max_prompts_per_frame,
+        max_prompts_per_object=limits.max_prompts_per_object,
         history_frames=config.history_frames,
         idle_timeout_s=config.idle_timeout_s,
         resume_ttl_s=config.resume_ttl_s,

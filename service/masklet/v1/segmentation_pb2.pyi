@@ -585,6 +585,7 @@ class Limits(_message.Message):
     HISTORY_FRAMES_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_FIELD_NUMBER: _builtins.int
     RESUME_TTL_FIELD_NUMBER: _builtins.int
+    MAX_PROMPTS_PER_OBJECT_FIELD_NUMBER: _builtins.int
     max_frame_bytes: _builtins.int
     """Largest encoded frame in bytes."""
     max_frame_height: _builtins.int
@@ -603,6 +604,8 @@ class Limits(_message.Message):
     """Prompts waiting for one frame."""
     history_frames: _builtins.int
     """Answered frames that may still be corrected."""
+    max_prompts_per_object: _builtins.int
+    """Prompts waiting for one frame that are for one object; 0: a server older than this limit."""
     @_builtins.property
     def idle_timeout(self) -> _duration_pb2.Duration:
         """A stream without requests for this long is ended."""
@@ -624,10 +627,11 @@ class Limits(_message.Message):
         history_frames: _builtins.int = ...,
         idle_timeout: _duration_pb2.Duration | None = ...,
         resume_ttl: _duration_pb2.Duration | None = ...,
+        max_prompts_per_object: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["idle_timeout", b"idle_timeout", "resume_ttl", b"resume_ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_frames", b"history_frames", "idle_timeout", b"idle_timeout", "max_frame_bytes", b"max_frame_bytes", "max_frame_height", b"max_frame_height", "max_frame_pixels", b"max_frame_pixels", "max_frame_width", b"max_frame_width", "max_objects", b"max_objects", "max_points_per_prompt", b"max_points_per_prompt", "max_prompts_per_frame", b"max_prompts_per_frame", "resume_ttl", b"resume_ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_frames", b"history_frames", "idle_timeout", b"idle_timeout", "max_frame_bytes", b"max_frame_bytes", "max_frame_height", b"max_frame_height", "max_frame_pixels", b"max_frame_pixels", "max_frame_width", b"max_frame_width", "max_objects", b"max_objects", "max_points_per_prompt", b"max_points_per_prompt", "max_prompts_per_frame", b"max_prompts_per_frame", "max_prompts_per_object", b"max_prompts_per_object", "resume_ttl", b"resume_ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
