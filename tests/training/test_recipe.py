@@ -42,6 +42,8 @@ def test_steps_belong_to_stages_in_order():
         ({"stages": [STAGE | {"burn_in": -1}]}, "burn_in is -1"),
         ({"stages": [STAGE, STAGE | {"synthetic": {"max_share": 2.0}}]}, r"stages\[1\]: need 0 < min_share"),
         ({"stages": [STAGE | {"procedural_share": 1.5}]}, r"procedural_share is 1\.5, but must be from 0 to 1"),
+        ({"stages": [STAGE | {"clips": 2, "cutaways": -0.5}]}, r"cutaways is -0\.5, but must be from 0 to 1"),
+        ({"stages": [STAGE | {"clips": 1, "cutaways": 0.5}]}, "clips is 1, but must be at least 2 for cutaways"),
         (
             {"stages": [STAGE | {"focal": 2.0}], "losses": {"focal": 5.0}},
             r"losses\.focal is 5\.0, but must be left alone where every stage has a focal of its own",

@@ -44,6 +44,9 @@ class Stage:
         freeze_image_encoder: whether the image encoder stays as it is, which takes a good part of the memory and time,
             as in the paper's last stage of 16 frames. The decoder's projections of its finer maps stay with it.
         procedural_share: share of the drawn clips that use no assets even where there are some.
+        cutaways: share of the clips that show another clip of the step for a while, or go on from another view, so that
+            targets are found again somewhere else, turned, after frames enough to fill their memory with absence; needs
+            two clips or more.
         synthetic: settings of the generator that differ from its defaults; see `SyntheticSettings`.
     """
 
@@ -60,6 +63,7 @@ class Stage:
     burn_in: int = 0
     freeze_image_encoder: bool = False
     procedural_share: float = 0.0
+    cutaways: float = 0.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     def synthetic_settings(self, frames: int) -> SyntheticSettings:
@@ -213,7 +217,9 @@ def check_recipe(recipe: Recipe) -> None:
         _require(spans, f"{where}.span", stage.span, f"0 or at least its frames ({stage.frames})")
         burnt = 0 <= stage.burn_in < stage.frames
         _require(burnt, f"{where}.burn_in", stage.burn_in, f"from 0 to below its frames ({stage.frames})")
-        for name in ("image_share", "real_share", "procedural_share"):
+        several = not stage.cutaways or stage.clips >= 2
+        _require(several, f"{where}.clips", stage.clips, "at least 2 for cutaways: each shows another's frames")
+        for name in ("image_share", "real_share", "procedural_share", "cutaways"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds, optimiser, losses = recipe.interaction, recipe.optimiser, recipe.losses
     _require(0 <= recipe.seed <= MAX_SEED, "seed", recipe.seed, f"from 0 to {MAX_SEED}")

@@ -19,6 +19,7 @@ from masklet.training.assets import AssetBank
 from masklet.training.augment import augment
 from masklet.training.batch import TrainingBatch, collate_clips, least_target_area
 from masklet.training.clip import Clip
+from masklet.training.cutaway import cut_away
 from masklet.training.datasets import VideoSequence, sample_clip
 from masklet.training.interaction import Plan, draw_plan
 from masklet.training.parallel import Processes
@@ -83,6 +84,8 @@ class StepSource(Dataset[StepInput]):
         own = np.random.default_rng((self.recipe.seed, step, 1 + self.processes.rank))
         make = self._real_clip if real else self._synthetic_clip
         drawn = [make(stage, frames, self._seed(step, index, clips), own) for index in range(clips)]
+        if stage.cutaways:
+            drawn = cut_away(drawn, stage.cutaways, own)
         return StepInput(collate_clips(drawn, max_targets=stage.targets, random=own), plan)
 
     def _seed(self, step: int, index: int, clips: int) -> int:
