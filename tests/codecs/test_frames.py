@@ -187,6 +187,12 @@ def test_only_rgb_bytes_can_be_encoded(image: ImageArray) -> None:
         encode_frame(FrameCodec.JPEG, image)
 
 
+def test_a_jpeg_beyond_the_largest_side_cannot_be_encoded() -> None:
+    with pytest.raises(InvalidFrame, match="1 x 65501 pixels, a side of a JPEG is at most 65500"):
+        encode_frame(FrameCodec.JPEG, np.zeros((1, 65501, 3), np.uint8))
+    assert encode_frame(FrameCodec.JPEG, np.zeros((1, 65500, 3), np.uint8))
+
+
 @given(codec=st.sampled_from(STILLS), at=st.integers(0, 10_000), noise=st.binary(min_size=1, max_size=8))
 def test_damaged_frames_are_decoded_or_refused(codec: FrameCodec, at: int, noise: bytes) -> None:
     payload = bytearray(encode_frame(codec, gradient()))

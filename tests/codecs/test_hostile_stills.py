@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from masklet.codecs.frames import check_frame, decode_frame, encode_frame
 from masklet.codecs.masks import decode_mask
 from masklet.errors import InvalidFrame, InvalidPrompt
-from masklet.types import FrameCodec, MaskEncoding
+from masklet.types import FrameCodec, ImageArray, MaskEncoding
 
 SIZE = (48, 64)
 SIDE = 3000
@@ -87,10 +87,10 @@ def test_a_jpeg_segment_shorter_than_its_length_field_is_refused() -> None:
         check_frame(FrameCodec.JPEG, JPEG[:2] + b"\xff\xe1\x00\x01" + JPEG[2:], SIZE)
 
 
-def progressive(scans: int) -> bytes:
+def progressive(scans: int, image: ImageArray = GREY) -> bytes:
     """A progressive JPEG with so many empty scans more."""
     sink = io.BytesIO()
-    Image.fromarray(GREY).save(sink, "JPEG", progressive=True)
+    Image.fromarray(image).save(sink, "JPEG", progressive=True)
     whole = sink.getvalue()
     last = whole.rindex(b"\xff\xda")
     return whole[:-2] + whole[last : last + 10] * scans + b"\xff\xd9"
@@ -99,8 +99,35 @@ def progressive(scans: int) -> bytes:
 def test_a_jpeg_of_too_many_scans_is_not_decoded(decoded: list[tuple[int, int]]) -> None:
     assert decode_frame(FrameCodec.JPEG, progressive(80), SIZE).shape == (*SIZE, 3)
     decoded.clear()
-    with pytest.raises(InvalidFrame, match=r"has 1\d\d\d scans, at most 100"):
+    with pytest.raises(InvalidFrame, match="more than 100 scans, which is the limit at 48 x 64 pixels"):
         decode_frame(FrameCodec.JPEG, progressive(1000), SIZE)
+    assert not decoded
+
+
+def test_the_larger_a_jpeg_the_fewer_scans_it_may_have(decoded: list[tuple[int, int]]) -> None:
+    side = 4096  # the largest frame that is allowed by default
+    large = np.full((side, side), 99, np.uint8)
+    assert decode_frame(FrameCodec.JPEG, progressive(0, large), (side, side)).shape == (side, side, 3)
+    decoded.clear()
+    with pytest.raises(InvalidFrame, match="more than 20 scans, which is the limit at 4096 x 4096 pixels"):
+        decode_frame(FrameCodec.JPEG, progressive(40, large), (side, side))
+    assert not decoded
+
+
+def test_a_jpeg_of_too_many_segments_after_its_header_is_refused() -> None:
+    with pytest.raises(InvalidFrame, match="more than 1024 segments after its header"):
+        decode_frame(FrameCodec.JPEG, progressive(0)[:-2] + segment(0xFE, b"") * 2000, SIZE)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"IDAT"])
+def test_a_png_of_too_many_chunks_is_not_decoded(kind: bytes, decoded: list[tuple[int, int]]) -> None:
+    def with_empty(chunks: int) -> bytes:
+        return PNG[:PNG_HEADER_BYTES] + chunk(kind) * chunks + PNG[PNG_HEADER_BYTES:]
+
+    np.testing.assert_array_equal(decode_frame(FrameCodec.PNG, with_empty(10_000), SIZE), GREY)
+    decoded.clear()
+    with pytest.raises(InvalidFrame, match="more than 16384 chunks, which is the limit at "):
+        decode_frame(FrameCodec.PNG, with_empty(100_000), SIZE)
     assert not decoded
 
 

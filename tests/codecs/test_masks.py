@@ -128,6 +128,13 @@ def test_a_size_beyond_reason_is_refused(size: tuple[int, int], encoding: MaskEn
         decode_mask(b"0", encoding, size)
 
 
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0)])
+@pytest.mark.parametrize("encoding", CARRYING)
+def test_a_mask_without_pixels_cannot_be_encoded(shape: tuple[int, int], encoding: MaskEncoding) -> None:
+    with pytest.raises(InvalidPrompt, match=f"mask is {shape[0]} x {shape[1]}, it has no pixel"):
+        encode_mask(np.zeros(shape, np.bool_), encoding)
+
+
 @pytest.mark.parametrize("length", [0, 1, 3])
 def test_packed_bits_of_the_wrong_length_are_refused(length: int) -> None:
     with pytest.raises(InvalidPrompt, match=f"packed mask has {length} bytes, must be 2 for 3 x 5"):

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import zipfile
 
 import pytest
@@ -12,9 +13,11 @@ from torch import nn
 from masklet.errors import WeightsError
 from masklet.model.checkpoint import (
     MAX_CHECKPOINT_BYTES,
+    WEIGHT_TYPES,
     check_fits,
     file_sha256,
     load_weights,
+    mean_weights,
     read_checkpoint,
     save_checkpoint,
     state_sha256,
@@ -122,6 +125,62 @@ def test_variants_are_told_apart_by_shapes(width, blocks, newer, variant):
 def test_weights_that_are_not_finite_are_refused(state):
     with pytest.raises(WeightsError, match=r"1 weights are not finite: 1\.bias"):
         load_weights(small_network(), state | {"1.bias": torch.tensor([1.0, float("nan")])}, variant="v")
+
+
+STRANGE = {
+    "int64": torch.zeros(2, dtype=torch.int64),
+    "uint8": torch.zeros(2, dtype=torch.uint8),
+    "bool": torch.zeros(2, dtype=torch.bool),
+    "complex64": torch.zeros(2, dtype=torch.complex64),
+    "float8_e4m3fn": torch.zeros(2).to(torch.float8_e4m3fn),
+    "sparse_coo": torch.ones(2).to_sparse(),
+    "on meta": torch.zeros(2, device="meta"),
+    "2 numbers, 1 stored": torch.zeros(1).expand(2),
+}
+
+
+@pytest.mark.parametrize("fault", STRANGE)
+def test_tensors_that_are_no_dense_weights_are_refused_read_or_given(tmp_path, state, fault):
+    strange = state | {"1.bias": STRANGE[fault]}
+    torch.save({"model": strange}, tmp_path / "strange.pt")
+    network = small_network()
+    before = state_sha256(network.state_dict())
+    complaint = rf"1 tensors are not dense ones of float16, bfloat16, float32, float64: 1\.bias \({fault}\)"
+    for source in (strange, tmp_path / "strange.pt"):
+        with pytest.raises(WeightsError, match=complaint):
+            load_weights(network, source, variant="two_layers")
+    with pytest.raises(WeightsError, match=complaint):
+        read_checkpoint(tmp_path / "strange.pt")
+    assert state_sha256(network.state_dict()) == before
+
+
+@pytest.mark.parametrize("dtype", WEIGHT_TYPES)
+@pytest.mark.parametrize("name", ["weights.pt", "weights.safetensors"])
+def test_weights_of_other_precisions_are_loaded(tmp_path, state, dtype, name):
+    save_checkpoint({key: value.to(dtype) for key, value in state.items()}, tmp_path / name)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    load_weights(network, tmp_path / name, variant="two_layers")
+    assert all(torch.equal(value, state[key].to(dtype).float()) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 256), (7, 256), (4, 1, 256)])
+def test_stacked_point_embeddings_of_another_shape_are_refused(tmp_path, shape):
+    theirs = {
+        "vision_encoder.backbone.pos_embed": torch.zeros(1),
+        "prompt_encoder.point_embed.weight": torch.zeros(shape),
+    }
+    save_checkpoint(theirs, tmp_path / "weights.safetensors")
+    with pytest.raises(WeightsError, match=rf"point_embed\.weight is {re.escape(str(list(shape)))}, must be \[4, C\]"):
+        read_checkpoint(tmp_path / "weights.safetensors")
+
+
+def test_a_number_where_a_map_is_expected_is_of_no_variant():
+    assert identify({"image_encoder.trunk.patch_embed.proj.weight": ()}) is None
+
+
+def test_there_is_no_mean_of_no_weights():
+    with pytest.raises(WeightsError, match="no weights to take the mean of"):
+        mean_weights([])
 
 
 def test_no_such_file(tmp_path):

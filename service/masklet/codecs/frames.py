@@ -11,6 +11,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from masklet.codecs.jpeg import MAX_JPEG_SIDE
 from masklet.codecs.stills import jpeg_size, load_jpeg, load_png, png_size
 from masklet.errors import InvalidFrame, InvalidOpen
 from masklet.types import FrameCodec, ImageArray, Size
@@ -44,15 +45,20 @@ def decode_frame(codec: FrameCodec, payload: bytes, size: Size) -> ImageArray:
     Grey, palette, CMYK and 16-bit images are converted; alpha is ignored. EXIF orientation is not applied: clicks,
     boxes and masks are in pixels of the frame as sent, and so is the declared size.
 
+    A JPEG may lack its end-of-image marker, as those of many cameras do. What cannot be told of a JPEG: that its last
+    few blocks (of 8x8 pixels) are missing; of one in several scans, such as a progressive one, that its
+    last scan is cut off, which is detail or a colour, if no scan is missing; of an arithmetic-coded one, any cut; and
+    damage that leaves enough of anything that can be decoded. There libjpeg fills up, mostly with grey.
+
     Raises:
-        InvalidFrame: whatever `check_frame` finds, or the body is cut off or corrupt.
+        InvalidFrame: whatever `check_frame` finds, or the body is cut off or corrupt, as far as that can be told.
         InvalidOpen: the codec is not in `SUPPORTED`.
     """
     check_frame(codec, payload, size)
     if codec is FrameCodec.RGB8:
         return np.frombuffer(payload, np.uint8).reshape(*size, 3).copy()
     try:
-        image = load_jpeg(payload) if codec is FrameCodec.JPEG else load_png(payload)
+        image = load_jpeg(payload) if codec is FrameCodec.JPEG else load_png(payload, in_colour=True)
     except ValueError as error:
         raise _undecodable(codec, payload, error) from error
     _check_size(codec, (image.height, image.width), size)
@@ -63,7 +69,7 @@ def encode_frame(codec: FrameCodec, image: ImageArray, *, quality: int = 90) -> 
     """The payload for [H, W, 3] uint8 RGB; `quality` 1 to 95 counts for JPEG alone.
 
     Raises:
-        InvalidFrame: it is no array, or has another shape or dtype.
+        InvalidFrame: it is no array, has another shape or dtype, or a side beyond a JPEG's 65,500 pixels.
         InvalidOpen: the codec is not in `SUPPORTED`.
     """
     _check_codec(codec)
@@ -75,6 +81,9 @@ def encode_frame(codec: FrameCodec, image: ImageArray, *, quality: int = 90) -> 
         return image.tobytes()
     sink = BytesIO()
     if codec is FrameCodec.JPEG:
+        height, width, _ = image.shape
+        if max(height, width) > MAX_JPEG_SIDE:
+            raise InvalidFrame(f"image is {height} x {width} pixels, a side of a JPEG is at most {MAX_JPEG_SIDE}")
         Image.fromarray(image).save(sink, "JPEG", quality=quality)
     else:
         Image.fromarray(image).save(sink, "PNG", compress_level=1)  # frames are sent once: time counts, not bytes

@@ -1,6 +1,7 @@
 """Masks on the wire: COCO run lengths, 1-bit PNG, packed bits; and a mask's box.
 
-Decoding is fed by clients: every length and sum is checked before anything of the mask's size is allocated.
+Decoding is fed by clients: lengths are checked before anything of the mask's size is allocated, so are sums of run
+lengths before the mask itself. Until then runs take eight bytes a character, of which a mask has two a pixel at most.
 """
 
 from __future__ import annotations
@@ -28,7 +29,13 @@ _DIGIT_LIMITS = np.array([1 << (_DIGIT_BITS * digits - 1) for digits in range(1,
 
 
 def encode_mask(mask: MaskArray, encoding: MaskEncoding) -> bytes:
-    """The wire form of [H, W] bool; RLE equals pycocotools' compressed counts, NONE is empty."""
+    """The wire form of [H, W] bool; RLE equals pycocotools' compressed counts, NONE is empty.
+
+    Raises:
+        InvalidPrompt: the mask has no pixel, height or width being 0.
+    """
+    if not mask.size:
+        raise _invalid(f"mask is {' x '.join(map(str, mask.shape))}, it has no pixel")
     if encoding is MaskEncoding.RLE:
         return _write_counts(_run_lengths(mask))
     if encoding is MaskEncoding.BITS:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CONDITIONING_SLOT = 6
-RECENT_FRAMES = 6
-RECENT_POINTERS = 15
+from masklet.model.config import CONDITIONING_SLOT, RECENT_FRAMES, RECENT_POINTERS
+
+__all__ = ["RECENT_FRAMES", "RECENT_POINTERS", "BankRead", "BankRules", "Entry", "MemoryBank"]
 
 
 @dataclass(frozen=True, slots=True)

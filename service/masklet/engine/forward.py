@@ -16,6 +16,7 @@ from masklet.engine.pool import Pool
 from masklet.engine.prompts import mask_prompt, said_by
 from masklet.engine.track import Said
 from masklet.model import SAM2, FrameFeatures, MemoryBatch, ObjectOutput, PromptBatch
+from masklet.model.config import RECENT_POINTERS
 from masklet.model.prompt_encoder import PADDING
 from masklet.model.sam2 import PREVIOUS_LOGITS_LIMIT
 from masklet.types import Profile, Prompt
@@ -100,8 +101,8 @@ class Forward:
 
     def _pointer_span(self, i: int) -> int:
         """What pointer distances are normalised by: 15, less in a video known to be shorter (as the reference does)."""
-        slots, length = self.network.config.pointer_slots, self.jobs[self.rows[i].job].session.settings.video_frames
-        return max(1, min(slots, length or slots) - 1)
+        length = self.jobs[self.rows[i].job].session.settings.video_frames
+        return max(1, min(RECENT_POINTERS, length - 1)) if length else RECENT_POINTERS
 
     def _memory_batch(self, reads: list[BankRead], spans: list[int]) -> MemoryBatch:
         return MemoryBatch(

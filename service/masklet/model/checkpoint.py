@@ -27,6 +27,7 @@ from masklet.model.transformers_naming import is_transformers_naming, to_officia
 
 MAX_CHECKPOINT_BYTES = 4 * 2**30
 OBJECT_SCORE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
+WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LISTED = 10
 _ZIP_MAGIC = b"PK\x03\x04"
 
@@ -35,7 +36,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read a checkpoint into a state dict with official keys; tensors stay memory-mapped where the format allows.
 
     Raises:
-        WeightsError: no such file, a directory, truncated, not a checkpoint, too large, or pickled code inside.
+        WeightsError: no such file, a directory, truncated, not a checkpoint, too large, or pickled code inside; or
+            a tensor that is no dense one of `WEIGHT_TYPES`.
     """
     state = read_as_stored(path)
     return to_official(state) if is_transformers_naming(state) else state
@@ -46,10 +48,13 @@ def read_as_stored(path: str | Path) -> dict[str, Tensor]:
     file = Path(path)
     magic = _check_file(file)
     if magic.startswith(_ZIP_MAGIC):
-        return _unwrap(_read_torch_zip(file), file)
-    if magic[8:9] == b"{":
-        return _read_safetensors(file)
-    raise WeightsError(f"{file}: neither a torch zip nor safetensors (it begins with {magic[:8]!r})")
+        state = _unwrap(_read_torch_zip(file), file)
+    elif magic[8:9] == b"{":
+        state = _read_safetensors(file)
+    else:
+        raise WeightsError(f"{file}: neither a torch zip nor safetensors (it begins with {magic[:8]!r})")
+    _check_dense(state, str(file))
+    return state
 
 
 def load_weights(network: nn.Module, source: str | Path | Mapping[str, Tensor], *, variant: str) -> str:
@@ -64,11 +69,13 @@ def load_weights(network: nn.Module, source: str | Path | Mapping[str, Tensor], 
         The sha256 of the file in hex; for a state dict that of its keys, types, shapes and values.
 
     Raises:
-        WeightsError: unreadable, or keys or shapes are not those of `network`, or a weight is not finite.
+        WeightsError: unreadable, or keys or shapes are not those of `network`, or a weight is not finite, or a tensor
+            is no dense one of `WEIGHT_TYPES` in the CPU's memory.
     """
     state = source if isinstance(source, Mapping) else read_checkpoint(source)
     name = "state dict" if isinstance(source, Mapping) else str(source)
     check_fits(network.state_dict(), state, variant=variant, name=name)
+    _check_dense(state, name)
     _check_finite(state, name)
     network.load_state_dict(state, strict=True)
     return state_sha256(source) if isinstance(source, Mapping) else file_sha256(source)
@@ -137,8 +144,10 @@ def mean_weights(states: Sequence[tuple[str, Mapping[str, Tensor]]]) -> dict[str
         states: file names and states of official keys, at least one.
 
     Raises:
-        WeightsError: they are not of one variant: names missing, extra and misshapen keys.
+        WeightsError: they are none, or not of one variant: names missing, extra and misshapen keys.
     """
+    if not states:
+        raise WeightsError("there are no weights to take the mean of")
     (first_name, first), *rest = states
     for name, state in rest:
         check_fits(first, state, variant=f"{first_name}, which it is to be averaged with", name=name)
@@ -231,6 +240,29 @@ def _unwrap(loaded: object, file: Path) -> dict[str, Tensor]:
     if strangers:
         raise WeightsError(f"{file} is not a state dict: {len(strangers)} entries are no tensors: {_first(strangers)}")
     return inner
+
+
+def _check_dense(state: Mapping[str, Tensor], name: str) -> None:
+    """Others fail in the middle of loading, or are turned into weights that nobody meant."""
+    strange = [f"{key} ({fault})" for key, value in state.items() if (fault := _not_dense(value))]
+    if strange:
+        types = ", ".join(_type_name(dtype) for dtype in WEIGHT_TYPES)
+        raise WeightsError(f"{name}: {len(strange)} tensors are not dense ones of {types}: {_first(strange)}")
+
+
+def _not_dense(value: Tensor) -> str:
+    if value.dtype not in WEIGHT_TYPES:
+        return _type_name(value.dtype)
+    if value.layout is not torch.strided:
+        return _type_name(value.layout)
+    if value.device.type != "cpu":
+        return f"on {value.device}"
+    stored = value.untyped_storage().nbytes() // value.element_size()
+    return f"{value.numel()} numbers, {stored} stored" if stored < value.numel() else ""
+
+
+def _type_name(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")
 
 
 def _check_finite(state: Mapping[str, Tensor], name: str) -> None:

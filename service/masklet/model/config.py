@@ -6,6 +6,15 @@ from dataclasses import dataclass, replace
 
 from masklet.errors import ConfigError
 
+# What a frame reads of the recent ones (section 4): the same in all published checkpoints, so no fields.
+RECENT_FRAMES = 6
+"""Memories of so many frames before, slots 0 to 5 in time."""
+CONDITIONING_SLOT = RECENT_FRAMES
+"""The slot in time of all conditioning frames."""
+MEMORY_SLOTS = CONDITIONING_SLOT + 1
+RECENT_POINTERS = 15
+"""Object pointers of so many frames before; also what their distances are normalised by."""
+
 
 @dataclass(frozen=True, slots=True)
 class HieraConfig:
@@ -46,8 +55,6 @@ class SAM2Config:
         pointer_positions: 2.1: object pointers carry their distance in time.
         dim: channels of image features and tokens.
         memory_dim: channels of a memory.
-        memory_slots: conditioning slot and recent memories, 1 + 6.
-        pointer_slots: object pointers of a frame, its own included; distances are normalised by one less.
         memory_layers: layers of the memory attention.
         smooth_logits: mask logits are averaged over 3x3 cells; not in the published networks.
     """
@@ -59,8 +66,6 @@ class SAM2Config:
     pointer_positions: bool = True
     dim: int = 256
     memory_dim: int = 64
-    memory_slots: int = 7
-    pointer_slots: int = 16
     memory_layers: int = 4
     smooth_logits: bool = False
 

@@ -71,7 +71,7 @@ _TRUNK = "image_encoder.trunk."
 
 def identify(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     """Which variant a state dict with these official keys and shapes belongs to; None if to none of them."""
-    width = shapes.get(f"{_TRUNK}patch_embed.proj.weight", (0,))[0]
+    width = next(iter(shapes.get(f"{_TRUNK}patch_embed.proj.weight", ())), 0)
     blocks = len({key.split(".")[3] for key in shapes if key.startswith(f"{_TRUNK}blocks.")})
     found = (width, blocks, "obj_ptr_tpos_proj.weight" in shapes)
     known = {(c.trunk.embed_dim, sum(c.trunk.blocks), c.pointer_positions): name for name, c in VARIANTS.items()}

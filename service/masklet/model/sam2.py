@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from masklet.model.config import SAM2Config
+from masklet.model.config import MEMORY_SLOTS, SAM2Config
 from masklet.model.image_encoder import ImageEncoder, project_twice
 from masklet.model.layers import MLP, resize
 from masklet.model.mask_decoder import DecodedMasks, MaskDecoder, choose_best, choose_single
@@ -106,7 +106,7 @@ class SAM2(nn.Module):
         self.sam_mask_decoder = MaskDecoder(config)
         self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
         self.obj_ptr_proj = MLP((dim, dim, dim, dim))
-        self.maskmem_tpos_enc = nn.Parameter(torch.zeros(config.memory_slots, 1, 1, memory_dim))
+        self.maskmem_tpos_enc = nn.Parameter(torch.zeros(MEMORY_SLOTS, 1, 1, memory_dim))
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))

@@ -104,7 +104,7 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a `Sam2VideoModel` state dict to official keys.
 
     Raises:
-        WeightsError: a key has no counterpart, or two keys have the same one.
+        WeightsError: a key has no counterpart, or two keys have the same one, or the point embeddings are not four.
     """
     left = dict(state)
     matrix_again = left.pop(_MATRIX_AGAIN, None)
@@ -113,7 +113,9 @@ def to_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     points = left.pop(_STACKED_POINTS, None)
     renamed = _rename(left, from_column=1)
     if points is not None:
-        renamed |= {key: row.unsqueeze(0) for key, row in zip(_POINTS, points, strict=False)}
+        if points.ndim != 2 or len(points) != len(_POINTS):
+            raise WeightsError(f"{_STACKED_POINTS} is {list(points.shape)}, must be [{len(_POINTS)}, C]")
+        renamed |= {key: row.unsqueeze(0) for key, row in zip(_POINTS, points, strict=True)}
     return renamed
 
 

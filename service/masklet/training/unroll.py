@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from masklet.engine.bank import RECENT_POINTERS, BankRules, Entry, MemoryBank
+from masklet.engine.bank import BankRules, Entry, MemoryBank
 from masklet.engine.pixels import normalise
 from masklet.model import SAM2, FrameFeatures, MemoryBatch, ObjectOutput, PromptBatch
+from masklet.model.config import RECENT_POINTERS
 from masklet.model.layers import resize
 from masklet.model.mask_decoder import DecodedMasks
 from masklet.model.prompt_encoder import PADDING
