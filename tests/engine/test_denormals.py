@@ -11,7 +11,7 @@ from masklet.engine import Engine, EngineSettings
 from masklet.engine.denormals import denormals_are_zero, denormals_are_zero_here
 from masklet.model import HieraConfig, SAM2Config, build
 from masklet.model.config import VARIANTS
-from masklet.types import Prompt, StepRequest, TrackSettings
+from masklet.types import Prompt, StepRequest, StepResult, TrackSettings
 
 TINY = 1e-39  # below float32's smallest normal number, 1.2e-38
 CAN = torch.set_flush_denormal(False)
@@ -47,7 +47,7 @@ class TestDenormals:
         engine.open("s", TrackSettings())
         frame = np.zeros((48, 64, 3), np.uint8)
         [result] = engine.step([("s", StepRequest(1, frame, (Prompt.clicks(1, [(9.0, 9.0)], [1]),)))])
-        assert result.objects
+        assert isinstance(result, StepResult)
         assert seen == [True]
         assert not denormals_are_zero_here()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -277,10 +278,10 @@ def test_rows_that_read_much_go_through_the_network_in_smaller_parts(make_engine
     for track in engine.sessions["s"].objects.values():
         (entry,) = track.bank.conditioning.values()
         track.bank.conditioning.update({-number: entry for number in range(1, memories)})
-    parts = []
-    condition = engine.network.condition
-    monkeypatch.setattr(engine.network, "condition", lambda *args: (parts.append(args[2]), condition(*args))[1])
+    condition = mock.Mock(side_effect=engine.network.condition)
+    monkeypatch.setattr(engine.network, "condition", condition)
     engine.step([("s", frame(2))])
+    parts = [call.args[2] for call in condition.call_args_list]
     assert {part.memories.shape[1] for part in parts} == {memories}
     assert [len(part.memories) for part in parts] == ([4] if memories == 7 else [1] * 4)
 

@@ -23,7 +23,7 @@ from masklet.types import (
 from masklet.v1 import mask_pb2
 from masklet.v1 import segmentation_pb2 as pb
 
-LIMITS = m.Limits(1, 2, 3, 4, 5, 6, 7, 8, 9.5, 10.25)
+LIMITS = m.Limits(1, 2, 3, 4, 5, 6, 7, 11, 8, 9.5, 10.25)
 TIMING = m.Timing(0.001, 0.002, 0.003, 0.004)
 LOGITS = np.arange(6, dtype=np.float32).reshape(2, 3)
 OBJECT = m.ObjectResult(

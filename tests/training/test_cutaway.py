@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -94,15 +95,13 @@ def test_a_share_of_the_clips_is_cut():
 
 
 def test_steps_are_cut_as_their_stage_says_and_images_are_not(monkeypatch):
-    shares = []
-    monkeypatch.setattr(
-        "masklet.training.source.cut_away",
-        lambda drawn, share, random: (shares.append((share, len(drawn[0].frames))), cut_away(drawn, share, random))[1],
-    )
+    cutting = mock.Mock(side_effect=cut_away)
+    monkeypatch.setattr("masklet.training.source.cut_away", cutting)
     steps, _ = source(steps=12, frames=6, image_share=0.4, cutaways=0.7)
     drawn = [len(steps[step].batch.frames) for step in range(12)]
     assert set(drawn) == {1, 6}
-    assert shares == [(0.7, frames) for frames in drawn]
+    given = [(share, len(clips[0].frames)) for clips, share, _ in (call.args for call in cutting.call_args_list)]
+    assert given == [(0.7, frames) for frames in drawn]
     without, _ = source(steps=12, frames=6)
     _ = without[0]
-    assert len(shares) == 12
+    assert cutting.call_count == 12
