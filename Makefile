@@ -1,6 +1,7 @@
 # Needs Python 3.11 to 3.13 (with venv), make and a C compiler. Name another interpreter with `make PYTHON=...`.
+is_fit := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 find_python = for p in python3 python3.13 python3.12 python3.11; do \
-  $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done
+  $$p -c '$(is_fit)' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(find_python))
 GPU_PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +21,7 @@ setup: $(READY)  ## create .venv and install masklet into it
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || test -n "$(PYTHON)" || { echo "No Python 3.11 to 3.13 with venv found: make PYTHON=..." >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -c '$(is_fit)' || { echo "$(PYTHON) is not Python 3.11 to 3.13 with venv: make PYTHON=..." >&2; exit 1; }
 	@echo "Installing masklet into .venv: 1-3 minutes; with torch's CUDA libraries it takes 5 GB of disk."
 	@test -x $(PY) || $(PYTHON) -m venv .venv
 	@$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[engine,triton,kubernetes,load,tracing,dev]'

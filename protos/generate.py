@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import filecmp
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -62,10 +63,13 @@ def generated_names(root: Path) -> set[str]:
 
 
 def generate() -> int:
-    """Replaces the generated code."""
-    for name in generated_names(SERVICE):
-        (SERVICE / PACKAGE / name).unlink()
-    write_code(SERVICE)
+    """Replaces the generated code, once all of it has been made."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_code(Path(folder))
+        for name in generated_names(SERVICE):
+            (SERVICE / PACKAGE / name).unlink()
+        for name in generated_names(Path(folder)):
+            shutil.copyfile(Path(folder) / PACKAGE / name, SERVICE / PACKAGE / name)
     return 0
 
 

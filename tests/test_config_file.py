@@ -78,6 +78,14 @@ def test_printed_configuration_reads_back_with_odd_text(tmp_path: Path) -> None:
         ("[session]\ndefault_profile = 'x'", {}, {}, ["session.default_profile is 'x'", "interactive, vos"]),
         ("", {"MASKLET_SESSION_IDLE_TIMEOUT_S": "nan"}, {}, ["idle_timeout_s is 'nan'", "MASKLET_SESSION_IDLE"]),
         (f"[session]\nidle_timeout_s = 1{'0' * 400}", {}, {}, ["idle_timeout_s is 1000", "must be a number"]),
+        ("[session]\nresume_key_file = 'k'\n[server]\nhost = \"a\\u0000\"", {}, {}, ["server.host has a NUL", "toml"]),
+        (
+            "[triton]\nendpoints = 5",
+            {},
+            {},
+            ["endpoints is 5", "must be a list, each item text, or one"],
+        ),
+        ("", {"MASKLET_HOME": "/x"}, {}, ["unknown key MASKLET_HOME (environment); known: "]),
         ("[server]\nport = 65536", {}, {}, ["server.port is 65536", "0 to 65535", "masklet.toml"]),
         ("", {}, {"server.backend": "gpu"}, ["'gpu'", "embedded, fake, triton", "--server.backend"]),
         ("", {}, {"model.input_size": "100"}, ["model.input_size is 100", "divisible by 32"]),
@@ -99,6 +107,10 @@ def test_broken_file_is_named(tmp_path: Path) -> None:
     for text in ("[server]\nport = 1" + "0" * 5000, "x = " + "[" * 5000):  # too long, too deep for the parser
         with pytest.raises(ConfigError, match=r"masklet\.toml is not a TOML file"):
             load(tmp_path, text)
+
+
+def test_a_file_may_begin_with_a_mark(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff[server]\nport = 1").server.port == 1
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

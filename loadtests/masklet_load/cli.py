@@ -1,4 +1,7 @@
-"""The `masklet-load` command: load a service, or find out how many streams it takes."""
+"""The `masklet-load` command: load a service, or find out how many streams it takes.
+
+What the extra "load" brings is imported where it is used, so that help needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,16 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from masklet.errors import ConfigError, MaskletError
+from masklet.errors import ConfigError, MaskletError, install_hint
 from masklet.terminable import terminable
-from masklet_load.facts import check_targets, machine_facts
-from masklet_load.plot import draw
-from masklet_load.report import Level, Report
-from masklet_load.run import Test
 from masklet_load.scenario import MAX_STREAMS, Scenario
 from masklet_load.scenario_file import SCENARIOS, field_kinds, flag_of, load_scenario, scenario_names
-from masklet_load.served import Served, started
-from masklet_load.table import level_line, render
+
+if TYPE_CHECKING:
+    from masklet_load.report import Level, Report
+    from masklet_load.served import Served
 
 _EXIT_MISSED, _EXIT_ERROR, _EXIT_INTERRUPTED = 1, 2, 130
 _DESCRIPTION = """\
@@ -44,13 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.list:
             print("\n".join(scenario_names(args.scenarios)))
             return 0
-        report = asyncio.run(_run(args, words))
+        report, said = asyncio.run(_run(args, words))
+    except ModuleNotFoundError as error:
+        print(f"error: masklet-load needs {error.name}: {install_hint('load')}", file=sys.stderr)
+        return _EXIT_ERROR
     except MaskletError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR
     except (KeyboardInterrupt, asyncio.CancelledError):
         return _EXIT_INTERRUPTED
-    print(render(report), end="")
+    print(said, end="")
     met = report.verdict.outcome == "met" and all(check.met for check in report.checks)
     return 0 if met else _EXIT_MISSED
 
@@ -89,7 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _run(args: argparse.Namespace, words: Sequence[str]) -> Report:
+async def _run(args: argparse.Namespace, words: Sequence[str]) -> tuple[Report, str]:
+    """The report, and what it says."""
+    from masklet_load.facts import machine_facts
+    from masklet_load.plot import draw
+    from masklet_load.run import Test
+    from masklet_load.table import render
+
     scenario = _scenario(args)
     _check_range("--processes", args.processes, 64)
     _check_range("--max-streams", args.max_streams, MAX_STREAMS)
@@ -100,8 +110,12 @@ async def _run(args: argparse.Namespace, words: Sequence[str]) -> Report:
         if not args.find_capacity:
             searching.close()
         report = await (searching if args.find_capacity else test.run())
-    _write(report, args.out)
-    return report
+    said = render(report)
+    if args.out is not None:
+        report.save(args.out / f"{report.name}.json")
+        (args.out / f"{report.name}.md").write_text(said, encoding="utf-8")
+        draw(report, args.out / f"{report.name}.png")
+    return report, said
 
 
 def _scenario(args: argparse.Namespace) -> Scenario:
@@ -115,6 +129,9 @@ def _scenario(args: argparse.Namespace) -> Scenario:
 
 @asynccontextmanager
 async def _target(args: Any) -> AsyncIterator[Served]:
+    from masklet_load.facts import check_targets
+    from masklet_load.served import Served, started
+
     if args.start:
         async with started(args.start, shlex.split(args.server_flags), shlex.split(args.triton_flags)) as served:
             yield served
@@ -132,15 +149,9 @@ def _check_range(flag: str, value: int, most: int) -> None:
 
 
 def _tell(level: Level) -> None:
+    from masklet_load.table import level_line
+
     print(level_line(level), file=sys.stderr, flush=True)
-
-
-def _write(report: Report, folder: Path | None) -> None:
-    if folder is None:
-        return
-    report.save(folder / f"{report.name}.json")
-    (folder / f"{report.name}.md").write_text(render(report), encoding="utf-8")
-    draw(report, folder / f"{report.name}.png")
 
 
 if __name__ == "__main__":

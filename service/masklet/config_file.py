@@ -95,6 +95,13 @@ def load_config(path: Path | None, environ: Mapping[str, str], flags: Mapping[st
     return config
 
 
+def in_environment(path: str, environ: Mapping[str, str]) -> str:
+    """What the environment says of one key, as text; else the key's default."""
+    key = config_keys()[path]
+    value = environ.get(key.variable)
+    return str(key.default) if value is None or _is_service_link(key.variable, value) else value
+
+
 def check_config(config: Config) -> None:
     """Raises ConfigError if a value of a configuration made in code is out of range."""
     for key, value in _flatten(config, ""):
@@ -141,7 +148,7 @@ def _summaries(tree: type) -> dict[str, str]:
 
 def _from_file(path: Path, keys: Mapping[str, ConfigKey]) -> dict[str, _Setting]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except OSError as error:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also numbers too long, and lists too deep, for the parser
@@ -164,7 +171,7 @@ def _from_environment(environ: Mapping[str, str], keys: Mapping[str, ConfigKey])
     for name, value in environ.items():
         if not name.startswith(_ENVIRONMENT_PREFIX) or _is_service_link(name, value):
             continue
-        path = by_variable[_known(name, by_variable, "environment")]
+        path = by_variable[_known(name, by_variable, "environment", prefix=_ENVIRONMENT_PREFIX)]
         found[path] = _Setting(value, f"environment {name}")
     return found
 
@@ -173,17 +180,21 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.search(name)) or (name.endswith("_PORT") and bool(_LINK_VALUE.match(value)))
 
 
-def _known(key: str, known: Iterable[str], source: str) -> str:
+def _known(key: str, known: Iterable[str], source: str, *, prefix: str = "") -> str:
+    """`key`; ConfigError if it is not `known`. The `prefix`, which all have, makes no two alike."""
     names = list(known)
     if key in names:
         return key
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(sorted(names))}"
+    rests = [name.removeprefix(prefix) for name in names]
+    near = difflib.get_close_matches(key.removeprefix(prefix), rests, n=1, cutoff=0.5)
+    hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(names))}"
     raise ConfigError(f"unknown key {key} ({source}){hint}", field=key)
 
 
 def _parse(key: ConfigKey, setting: _Setting) -> object:
     text = isinstance(setting.value, str)
+    if isinstance(setting.value, str) and "\0" in setting.value:  # no path, host or name has one
+        raise ConfigError(f"{key.path} has a NUL character in it (from {setting.source})", field=key.path)
     try:
         return _convert(key.kind, setting.value, from_text=text)
     except (ValueError, TypeError, OverflowError) as error:
@@ -224,10 +235,15 @@ def _finite(value: object) -> float:
 
 
 def _kind_name(kind: Any) -> str:
+    parameters = typing.get_args(kind)
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each item {_kind_name(parameters[0])}, or one text with commas between"
+    if parameters:  # X | None
+        return f"{_kind_name(parameters[0])}, or empty"
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         return "one of " + ", ".join(kind)
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    return names.get(kind, str(kind)) if isinstance(kind, type) and not typing.get_origin(kind) else str(kind)
+    return names.get(kind, str(kind))
 
 
 def _build(tree: type, values: Mapping[str, object], prefix: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -95,6 +96,25 @@ def test_an_interrupted_run_keeps_what_it_has_beside_the_file(data, file, capsys
     assert capsys.readouterr().err == f"the scores of 1 of 3 sequences are in {part_of(file)}\n"
     assert file.read_text() == OLD
     assert [one["name"] for one in json.loads(part_of(file).read_text())["sequences"]] == ["bear"]
+
+
+def test_a_terminated_run_keeps_what_it_has_too(data, file, capsys, monkeypatch):
+    show = evaluate._Progress.show
+
+    def terminated(self, score):
+        show(self, score)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(evaluate._Progress, "show", terminated)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody minds SIGTERM"))
+    try:
+        with pytest.raises(SystemExit) as left:
+            main(words(data, file))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert left.value.code == 143
+    assert f"scores of 1 of 3 sequences are in {part_of(file)}\n" in capsys.readouterr().err
+    assert file.read_text() == OLD and part_of(file).exists()
 
 
 def test_scores_are_written_while_the_run_goes_on(data, file, monkeypatch):

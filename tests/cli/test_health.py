@@ -7,7 +7,7 @@ import pytest
 from tests.backends.triton_process import running_triton, stop_triton
 from tests.cli.test_serve import LOADING, SCRIPT, Served, address_in
 
-from masklet.cli import main
+from masklet.cli import health, main
 
 
 @pytest.fixture
@@ -58,6 +58,29 @@ def test_it_asks_at_the_port_that_the_environment_gives_the_service(monkeypatch,
     assert capsys.readouterr().out.startswith(f"no answer from 127.0.0.1:{port}: UNAVAILABLE")
 
 
+@pytest.mark.parametrize(
+    ("host", "asked"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")],
+)
+def test_it_asks_at_the_host_that_the_environment_gives_the_service(monkeypatch, capsys, host, asked):
+    monkeypatch.setenv("MASKLET_SERVER_HOST", host)
+    monkeypatch.setenv("MASKLET_SERVER_PORT", str(port := free_port()))
+    assert main(["health"]) == 1
+    assert capsys.readouterr().out.startswith(f"no answer from {asked}:{port}: UNAVAILABLE")
+
+
+def test_an_address_of_kubernetes_is_no_port(monkeypatch):
+    monkeypatch.setenv("MASKLET_SERVER_PORT", "tcp://10.0.0.1:50051")
+    assert health._here() == "127.0.0.1:50051"
+
+
+def test_no_port_in_the_environment_is_an_error(monkeypatch, capsys):
+    """gRPC takes it for 443."""
+    monkeypatch.setenv("MASKLET_SERVER_PORT", "")
+    assert main(["health"]) == 2
+    assert "address is '127.0.0.1:', must be HOST:PORT" in capsys.readouterr().err
+
+
 def test_somebody_who_never_answers_is_not_healthy(capsys):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         assert main(["health", "--server", f"127.0.0.1:{silent.getsockname()[1]}", "--timeout", "0.3"]) == 1
@@ -79,7 +102,7 @@ def test_a_service_still_loading_is_not_healthy(capsys):
 def test_a_port_that_is_none_is_an_error(capsys):
     """gRPC takes 107893 for 42357."""
     assert main(["health", "--server", "127.0.0.1:107893"]) == 2
-    assert "--server is 127.0.0.1:107893, its port must be at most 65535" in capsys.readouterr().err
+    assert "address is '127.0.0.1:107893', must be HOST:PORT, the port 1 to 65535" in capsys.readouterr().err
 
 
 def test_a_timeout_of_nothing_is_an_error(capsys):

@@ -45,6 +45,12 @@ def off_by(amount: float, kind: str):
     return described, arrays
 
 
+def test_half_a_scenario_is_named(tmp_path, capsys):
+    (tmp_path / "e.json").write_text("{}")
+    assert main(["verify", str(tmp_path / "e.json")]) == 2
+    assert f"is no scenario without {tmp_path / 'e.npz'}, which is missing\n" in capsys.readouterr().err
+
+
 def test_an_answer_out_of_tolerance_is_said_and_is_the_exit_status(tmp_path, capsys):
     shutil.copytree(GOLDEN / "keys", tmp_path / "keys")
     shutil.copy(GOLDEN / "seeded_weights.py", tmp_path)

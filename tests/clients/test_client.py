@@ -119,7 +119,7 @@ async def test_follow_raises_a_backend_failure(frames: list[ImageArray]) -> None
 async def test_latest_policy_accounts_for_every_frame(frames: list[ImageArray]) -> None:
     async with connected(FakeBackend([Delay(0.05)])) as client:
         answers = [a async for a in follow_all(client, frames, CLICK, policy="latest")]
-    assert sorted(answer.frame_index for answer in answers) == list(range(10))
+    assert sorted(a.frame_index for a in answers if isinstance(a, Result | Dropped)) == list(range(10))
     assert {type(answer) for answer in answers} == {Result, Dropped}
 
 

@@ -31,7 +31,8 @@ class Stalling:
     """A camera that gives one frame, and then none until `release` is set."""
 
     def __init__(self) -> None:
-        self.size, self.frame_rate, self.live = SIZE, Fraction(30), True
+        self.size, self.frame_rate, self.pixel_aspect = SIZE, Fraction(30), Fraction(1)
+        self.timed = self.live = True
         self.frame_count: int | None = None
         self.stalled = self.over = False
         self.release = threading.Event()
@@ -113,7 +114,7 @@ async def test_what_a_source_raises_is_raised_here(address: str) -> None:
 
 
 async def test_a_second_ctrl_c_stops_although_the_camera_stalls(address: str, tmp_path: Path) -> None:
-    with Stalling() as source, Outputs.create(None, tmp_path / "o.jsonl", SIZE, Fraction(30)) as outputs:
+    with Stalling() as source, Outputs.create(None, tmp_path / "o.jsonl", source) as outputs:
         async with masklet_client.connect(address) as client:
             tracking = Tracking(source, outputs, max_frames=None, quiet=True)
             prompts = {0: [Prompt.clicks(1, [(9, 9)])]}

@@ -61,6 +61,58 @@ async def test_follow_of_no_pictures_names_what_came() -> None:
             await anext(masklet_client.connect().follow([wrong], CLICK))  # type: ignore[list-item]
 
 
+@pytest.mark.parametrize("prompts", [CLICK[0], {0: CLICK[0]}])
+async def test_one_prompt_needs_no_list(address: str, frames: list[ImageArray], prompts: Any) -> None:
+    async with masklet_client.connect(address) as client:
+        assert [1 in result async for result in client.follow(frames, prompts)] == [True] * 10
+        assert (await client.segment(frames[0], CLICK[0])).objects[0].object_id == 1
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ({-1: CLICK}, "for frame -1, must be"),
+        ({"0": CLICK}, "for frame '0', must be"),
+        ([(5, 5)], "have a tuple, must"),
+    ],
+)
+async def test_what_is_said_of_no_frame_or_is_no_prompt_is_named(prompts: Any, message: str) -> None:
+    with pytest.raises(InvalidPrompt, match=message):
+        await anext(masklet_client.connect().follow([], prompts))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["localhost", "http://localhost:50051", "localhost:65536", "localhost:115587", "a:0", "a:", ":1", "::1:5", "a:1,b"],
+)
+def test_what_is_no_address_is_named(address: str) -> None:
+    """gRPC takes 115587 for 50051, and no port for 443."""
+    with pytest.raises(InvalidOpen, match="must be HOST:PORT"):
+        masklet_client.connect(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["a:1", "[::1]:65535", "10.0.0.1:5", "unix:/tmp/x.sock", "dns:///a:5", "ipv4:1.2.3.4:5"]
+)
+def test_addresses_are_taken(address: str) -> None:
+    assert masklet_client.connect(f"{address}, b:2").addresses == (address, "b:2")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"policy": None}, "policy is None, must be one of: block, latest"),
+        ({"codec": None}, "codec is None, must be one of"),
+        ({"reconnect": True}, "reconnect is True, must be a `Reconnect` or None"),
+        ({"jpeg_quality": "90"}, "jpeg_quality is '90', must be a number"),
+        ({"jpeg_quality": None}, "jpeg_quality is None, must be a number"),
+    ],
+)
+def test_options_of_another_kind_are_named(option: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidOpen, match=message):
+        masklet_client.connect().track(SIZE, **option)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -239,6 +291,8 @@ def test_how_to_reconnect_is_checked(option: dict[str, Any]) -> None:
     ((name, value),) = option.items()
     with pytest.raises(InvalidOpen, match=f"{name} is {value}, must be"):
         masklet_client.Reconnect(**option)
+    with pytest.raises(InvalidOpen, match=f"{name} is 'x', must be a number"):
+        masklet_client.Reconnect(**dict.fromkeys(option, "x"))  # type: ignore[arg-type]
 
 
 async def test_a_picture_whose_png_is_too_large_is_sent_as_jpeg(frames: list[ImageArray]) -> None:

@@ -37,6 +37,14 @@ def test_folder_gives_images_by_name(tmp_path: Path, frames: list[ImageArray]) -
     assert all(np.array_equal(image, frames[k]) for k, (_, image) in enumerate(read))
 
 
+def test_what_is_no_image_in_a_folder_is_passed_over(tmp_path: Path, frames: list[ImageArray]) -> None:
+    Image.fromarray(frames[0]).save(tmp_path / "1.png")
+    (tmp_path / "._1.png").write_bytes(b"what macOS says of 1.png")
+    (tmp_path / "0.png").mkdir()
+    with open_source(str(tmp_path)) as source:
+        assert len(list(source.frames())) == source.frame_count == 1
+
+
 def test_folder_gives_numbered_images_in_the_order_of_their_numbers(tmp_path: Path, frames: list[ImageArray]) -> None:
     for number, image in ((10, frames[2]), (9, frames[1]), (1, frames[0])):
         Image.fromarray(image).save(tmp_path / f"{number}.png")
@@ -132,7 +140,7 @@ def test_leaving_does_not_hide_what_went_wrong(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("suffix", ["webm", "gif", "wav", "jpg"])
+@pytest.mark.parametrize("suffix", ["webm", "gif", "wav", "jpg", "ogg", "mpg"])
 def test_file_format_without_h264_is_named(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(CommandError, match=rf"out.{suffix}: cannot be written as video .*\.mp4"):
         VideoFile(tmp_path / f"out.{suffix}", (8, 8), Fraction(1))
@@ -151,3 +159,57 @@ def test_a_video_that_cannot_be_written_is_refused_before_its_first_frame(tmp_pa
     (tmp_path / "folder.mp4").mkdir()
     with pytest.raises(CommandError, match=r"folder\.mp4: cannot be written as video \(Is a directory\)"):
         VideoFile(tmp_path / "folder.mp4", (48, 64), Fraction(10))
+
+
+@pytest.mark.parametrize("secret", ["user:secret", "user:sec/ret", "user:s@secret"])
+def test_a_password_is_never_shown(video: Path, secret: str) -> None:
+    for name in (f"nonsense://{secret}@camera/1", f"rtsp://{secret}@127.0.0.1:1/stream"):
+        with pytest.raises(CommandError, match="cannot be opened") as refused:
+            open_source(name)
+        assert "sec" not in str(refused.value) and "user" not in str(refused.value)
+    assert source_module.shown("rtsp://user:secret@camera/1") == "rtsp://camera/1"
+    assert source_module.shown("C:\\clip@2.mp4") == "C:\\clip@2.mp4"
+
+
+def test_damaged_packets_are_passed_over_and_said(
+    tmp_path: Path, frames: list[ImageArray], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "damaged.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("png", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "rgb24"
+        for number, frame in enumerate(frames * 4):  # more than a decoder has threads: it tells of damage late
+            for packet in stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")):
+                if number in (3, 4):
+                    damaged = av.Packet(b"damaged" * 9)
+                    damaged.pts, damaged.dts, damaged.time_base = packet.pts, packet.dts, packet.time_base
+                    damaged.stream = stream
+                    packet = damaged
+                container.mux(packet)
+    with VideoSource("cam", av.open(str(path))) as source:
+        assert [frame.index for frame in source.frames()] == list(range(38))
+    assert source.damaged == 2
+    assert [record.getMessage() for record in caplog.records] == ["cam: damaged packets passed over: 1 so far"]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "m4v", "mov", "mkv", "avi", "ts", "flv", "MP4"])
+def test_all_formats_take_frames_at_uneven_times(tmp_path: Path, frames: list[ImageArray], suffix: str) -> None:
+    path = tmp_path / f"o.{suffix}"
+    times = [7.0, 7.01, 8.5, 8.5, 8.4, 9.0]
+    with VideoFile(path, (48, 64), Fraction(30), pixel_aspect=Fraction(4, 3)) as file:
+        for frame, pts_s in zip(frames, times, strict=False):
+            file.write(frame, pts_s)
+    with open_source(str(path)) as source:
+        shown = [frame.pts_s for frame in source.frames()]
+    assert source.pixel_aspect == Fraction(4, 3)
+    assert len(shown) == 6
+    if suffix != "avi":  # has but one rate
+        assert np.allclose(np.subtract(shown, shown[0]), [0, 0.01, 1.5, 1.501, 1.502, 2.0], atol=0.0011)
+
+
+def test_a_file_without_a_frame_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old.mp4").write_text("old")
+    for name in ("new.mp4", "old.mp4"):
+        with VideoFile(tmp_path / name, (8, 8), Fraction(1)):
+            pass
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("old.mp4", "old")]

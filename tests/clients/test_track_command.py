@@ -23,8 +23,9 @@ from masklet_client.prompt_text import parse_prompts
 from masklet_client.source import open_source
 from masklet_client.track_command import _summarise
 from masklet_client.tracking import Tracking
+from masklet_client.video_file import VideoFile
 
-from .conftest import running
+from .conftest import SIZE, running
 
 
 def _lines(path: Path) -> list[dict]:
@@ -94,7 +95,11 @@ def test_prompt_beyond_the_end_is_noticed_and_the_files_are_whole(
     out = tmp_path / "o.mp4"
     words = ["track", str(video), "--click", "1@0:30,20", "--click", "1@300:30,20", "-o", str(out)]
     assert main([*words, "--server", far_address, "--quiet"]) == 2
-    assert "error: prompt for frame 300 never applied: the source has 10 frames" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "warning: prompt for frame 300 would never apply: the source has 10 frames, as its container"
+    )
+    assert "error: prompt for frame 300 never applied: the source has 10 frames" in said
     with open_source(str(out)) as source:
         assert len(list(source.frames())) == 10
 
@@ -115,6 +120,9 @@ def test_prompt_beyond_the_end_is_noticed_and_the_files_are_whole(
         (["{video}", "--click", "1@0:3,3", "-o", "{video}"], "is the source"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--fps", "0.0001"], "--fps is 0.0001, must be 0.001"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--json", "{out}"], "cannot be both outputs"),
+        (["{video}", "--click", "1@0:3,3", "--json", "-"], "- is no file"),
+        (["{video}", "--click", "1@0:3,3", "-o", "{out}", "--server", "localhost"], "must be HOST:PORT"),
+        (["{images}", "--click", "1@9:3,3", "-o", "{out}"], "frame 9 would never apply: the source has 1 frames"),
         (["{video}" + "x" * 300, "--click", "1@0:3,3", "-o", "{out}"], "cannot be read (File name too long)"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}.xyz", "--server", "{server}"], "cannot be written as video"),
         (["{video}", "--click", "1@0:3,3", "-o", "{out}.webm", "--server", "{server}"], "cannot be written as video"),
@@ -131,7 +139,15 @@ def test_bad_arguments_are_one_clear_line(
     message: str,
 ) -> None:
     (tmp_path / "text.mp4").write_text("not a video")
-    places = {"video": video, "folder": tmp_path, "text": tmp_path / "text.mp4", "out": tmp_path / "o.mp4"}
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "images" / "0.png")
+    places = {
+        "images": tmp_path / "images",
+        "video": video,
+        "folder": tmp_path,
+        "text": tmp_path / "text.mp4",
+        "out": tmp_path / "o.mp4",
+    }
     assert main(["track", *(word.format(server=far_address, **places) for word in words), "--quiet"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and message in said and said.count("\n") == 1
@@ -184,12 +200,14 @@ async def test_what_was_not_answered_is_told_with_its_reason(
     with open_source(str(video)) as source:
         tracking = Tracking(source, Outputs(None, None), max_frames=None, quiet=True)
         tracking.dropped.update({DropReason.CONNECTION_LOST: 2, DropReason.STALE: 1})
+        tracking.lost[2] = 7
         args = argparse.Namespace(output=None, json=tmp_path / "o.jsonl")
         async with running() as server, connect(f"127.0.0.1:{server.port}") as client:
             _summarise(args, client, tracking, complete=True)
     said = capsys.readouterr().out
     assert "2 more frames were not answered: their answers were lost with a connection" in said
     assert "1 more frames were not answered: the server could not keep up" in said
+    assert "object 2 is not followed from frame 7 on: its session was lost" in said
 
 
 def test_no_stderr_is_no_error(far_address: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,3 +227,52 @@ def test_output_nobody_reads_is_no_crash(
     with os.fdopen(written, "wb") as sink:
         done = subprocess.run(command, stdout=sink, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 141 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("before", [None, "kept"])
+def test_a_stream_that_is_refused_leaves_files_as_they_were(
+    far_address: str, video: Path, tmp_path: Path, before: str | None
+) -> None:
+    files = (tmp_path / "o.mp4", tmp_path / "o.jsonl")
+    for file in files if before else ():
+        file.write_text(before or "")
+    wide = tmp_path / "in"
+    wide.mkdir()
+    Image.new("RGB", (20_000, 2)).save(wide / "0.png")
+    words = ["track", str(wide), "--click", "1@0:1,1", "-o", str(files[0]), "--json", str(files[1])]
+    assert main([*words, "--server", far_address, "--quiet"]) == 2
+    assert [file.read_text() if file.exists() else None for file in files] == [before] * 2
+    words[1] = str(video)
+    assert main([*words, "--server", far_address, "--quiet"]) == 0
+    assert len(_lines(files[1])) == 10
+    with open_source(str(files[0])) as source:
+        assert len(list(source.frames())) == 10
+
+
+@pytest.mark.parametrize(("flags", "gaps"), [([], [0.01, 0.74]), (["--fps", "10"], [0.1, 0.1])])
+def test_frames_are_shown_at_their_times_but_for_a_rate_that_is_asked_for(
+    far_address: str, frames: list[ImageArray], tmp_path: Path, flags: list[str], gaps: list[float]
+) -> None:
+    uneven, out = tmp_path / "uneven.mkv", tmp_path / "o.mp4"
+    with VideoFile(uneven, SIZE, Fraction(30)) as file:
+        for frame, pts_s in zip(frames, (5, 5.01, 5.75), strict=False):
+            file.write(frame, pts_s)
+    words = ["track", str(uneven), "--click", "1@0:3,3", "-o", str(out), *flags]
+    assert main([*words, "--server", far_address, "--quiet"]) == 0
+    with open_source(str(out)) as source:
+        times = [frame.pts_s for frame in source.frames()]
+    assert np.allclose(np.diff(times), gaps, atol=0.002)
+
+
+def test_output_that_a_console_cannot_show_is_escaped(far_address: str, video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "käse.jsonl"
+    words = ["track", str(video), "--click", "1@0:3,3", "--json", str(out), "--server", far_address, "--quiet"]
+    for program in ("masklet", "masklet_client.cli"):
+        done = subprocess.run(
+            [sys.executable, "-m", program, *words],
+            capture_output=True,
+            timeout=60,
+            env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"k\\xe4se.jsonl" in done.stdout

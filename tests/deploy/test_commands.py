@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import logging
 import os
 import re
@@ -18,6 +19,7 @@ import pytest
 from tests.deploy.prometheus import DEPLOY
 
 from masklet import cli
+from masklet.errors import error_classes
 from masklet.observability.logs import KeyValueFormatter
 from masklet.session.tokens import read_keys
 from masklet_load import cli as load_cli
@@ -26,7 +28,7 @@ ROOT = DEPLOY.parent
 SERVICE = ROOT / "service"
 NANO = SERVICE / "masklet" / "training" / "recipes" / "nano.md"
 PAGES = [ROOT / "README.md", NANO, *sorted(DEPLOY.rglob("*.md"))]
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40}
+_LEVELS = {"log": 20, "debug": 10, "info": 20, "warning": 30, "error": 40, "exception": 40}
 _NOT_NESTED = re.compile(r"\|(?![^(]*\))")
 
 
@@ -50,7 +52,10 @@ def commands(program: str) -> list[tuple[str, str]]:
 
 
 def own_commands() -> list[tuple[str, str]]:
-    return commands(r"(?:\.venv/bin/)?masklet|torchrun .*-m masklet")
+    """In containers, too."""
+    return commands(
+        r"(?:(?:kubectl|docker compose) .*\bexec \w+(?: --)? )?(?:\.venv/bin/)?masklet|torchrun .*-m masklet"
+    )
 
 
 def make_commands() -> list[tuple[str, str]]:
@@ -93,11 +98,12 @@ def log_lines() -> list[str]:
         logger = ".".join(path.relative_to(SERVICE).with_suffix("").parts)
         nodes: list[Any] = list(ast.walk(ast.parse(path.read_text())))
         for call in filter(_logs, nodes):
-            parts: list[Any] = [one for one in ast.walk(call.args[0]) if isinstance(one, ast.Constant)]
+            said = call.args[1 if call.func.attr == "log" else 0]
+            parts: list[Any] = [one for one in ast.walk(said) if isinstance(one, ast.Constant)]
             event = " ".join(str(one.value) for one in parts)
             record = logging.LogRecord(logger, _LEVELS[call.func.attr], "", 0, event, (), None)
             found.append(KeyValueFormatter().format(record))
-    return found
+    return found + [f"reason={reason}" for reason in error_classes()]
 
 
 def _logs(node: Any) -> bool:
@@ -180,3 +186,37 @@ def test_a_new_key_can_be_read_by_nobody_else(tmp_path):
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
     old, new = read_keys(tmp_path / "keys")
     assert old == bytes(32) != new
+
+
+def test_keys_in_a_secret_are_fetched_put_back_and_left_nowhere(tmp_path):
+    wanted = re.compile(r"\(umask.* kubectl|kubectl .*-keys|rm keys$")
+    fetch, put, remove = [line for line in code(DEPLOY / "operating.md") if wanted.match(line)]
+    kubectl = tmp_path / "bin" / "kubectl"
+    kubectl.parent.mkdir()
+    kubectl.write_text(_KUBECTL)
+    kubectl.chmod(0o755)
+    (tmp_path / "secret").write_text("b2xkCg==")
+    environment = {**os.environ, "PATH": f"{kubectl.parent}:{os.environ['PATH']}"}
+
+    def run(command):
+        subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, check=True, timeout=20)
+
+    run(fetch)
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o600
+    with (tmp_path / "keys").open("a") as keys:
+        keys.write("new\n")
+    run(put)
+    run(remove)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "secret"]
+    assert base64.b64decode((tmp_path / "secret").read_text()) == b"old\nnew\n"
+
+
+_KUBECTL = """#!/bin/bash
+[[ "$1 $2" == "-n masklet" ]] && shift 2
+case "$1" in
+get) cat secret ;;
+create) [[ " $* " == *" --from-file=keys "* && " $* " == *" --dry-run=client "* ]] && base64 -w0 keys ;;
+replace) cat > secret ;;
+*) exit 1 ;;
+esac
+"""

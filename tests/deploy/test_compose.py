@@ -112,6 +112,22 @@ def test_what_a_service_waits_for_is_there(name):
     assert set(SERVICES[name].get("depends_on", {})) <= set(SERVICES)
 
 
+def test_a_front_that_still_looks_for_a_triton_is_not_unhealthy():
+    start_s = seconds(SERVICES["front"]["healthcheck"]["start_period"])
+    assert start_s > front_config().triton.connect_timeout_s
+    assert "test" not in SERVICES["front"]["healthcheck"]  # the image's
+
+
+def test_runbooks_speak_of_services_there_are():
+    page = (FOLDER / "runbooks" / "README.md").read_text()
+    lines = [line.partition("   #")[0].split() for line in re.findall(r"^docker compose .*$", page, flags=re.MULTILINE)]
+    assert len(lines) > 5
+    for line in lines:
+        assert line[2:4] == ["-f", "deploy/compose.yaml"]
+        assert (FOLDER.parent / line[3]).is_file()
+        assert "ps" in line or set(line) & set(SERVICES)
+
+
 def test_the_front_looks_for_triton_where_it_is():
     (endpoint,) = front_config().triton.endpoints
     _, host, port = endpoint.split(":")

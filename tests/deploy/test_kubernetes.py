@@ -15,7 +15,7 @@ import pytest
 import yaml
 from tests.deploy.dockerfile import chain, read_stages
 from tests.deploy.fleet import FOLDER, OVERLAYS, TIERS, container, manifests, of_kind, pod
-from tests.deploy.kustomize import Document, documents_in
+from tests.deploy.kustomize import Document, documents_in, render
 from tests.deploy.prometheus import FOLDER as PROMETHEUS
 from tests.deploy.prometheus import read_yaml, run_tool
 
@@ -178,6 +178,20 @@ def test_pods_that_terminate_are_scraped(overlay):
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
             (kept,) = endpoint["relabelings"]
             assert kept == {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Running", "action": "keep"}
+
+
+def test_fronts_without_the_objective_get_a_job_of_their_own(tmp_path):
+    """As deploy/prometheus/README.md says: their pods bear the same labels, on which all else depends."""
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", (PROMETHEUS / "README.md").read_text(), flags=re.M | re.S)
+    overlay = {"resources": [str(FOLDER / "overlays" / "production")], **yaml.safe_load(text)}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    found = by_name(render(tmp_path))
+    (endpoint,) = found["PodMonitor", "masklet-front"]["spec"]["podMetricsEndpoints"]
+    job = endpoint["relabelings"][-1]
+    assert job == {"targetLabel": "job", "replacement": job["replacement"]}
+    assert re.fullmatch(r"masklet-front.+", job["replacement"])  # as the rules know fronts
+    (subject,) = found["RoleBinding", "masklet-front"]["subjects"]
+    assert subject["namespace"] == overlay["namespace"] == found["Deployment", "masklet-front"]["metadata"]["namespace"]
 
 
 def autoscalers() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import Any
 
 import pytest
@@ -181,6 +182,13 @@ def test_fronts_reach_tritons_names_and_the_api_server(overlay):
     assert ports == [53, 443, 6443, 8001]
     (to_triton,) = [rule for rule in opened if rule["ports"] == [{"protocol": "TCP", "port": 8001}]]
     assert [selects(peer["podSelector"], triton) for peer in to_triton["to"]] == [True]
+
+
+@every_overlay
+def test_whoever_may_open_streams_cannot_close_everybody_s(overlay):
+    """SessionService asks nobody who he is, and shares the port with clients."""
+    server = tomllib.loads(of_kind(overlay, "ConfigMap")[FRONT]["data"]["masklet.toml"])["server"]
+    assert (server["session_service"], server["reflection"]) == (False, False)
 
 
 @every_overlay

@@ -137,6 +137,12 @@ def test_a_triton_that_starts_is_not_reported_as_down(overlay):
     assert 60 * int(minutes) > patience(container(overlay, TRITON)["startupProbe"])
 
 
+@pytest.mark.parametrize("alert", ["MaskletNotReady", "MaskletFrontNotReady"])
+def test_a_front_that_starts_is_not_reported_as_not_ready(front_config, alert):
+    (minutes,) = re.findall(r"^(\d+)m$", alerts()[alert]["for"])
+    assert 60 * int(minutes) > front_config.triton.connect_timeout_s
+
+
 def test_a_front_s_probes_ask_for_services_it_has(overlay):
     front = container(overlay, FRONT)
     known = {"", segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name}

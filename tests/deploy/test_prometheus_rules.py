@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from tests.deploy.prometheus import (
     runbook_queries,
     triton_names,
 )
+from tests.metrics_table import TRITON, documented
+
+from masklet.backends.fake import FakeBackend
+from masklet.config import Config, ServerConfig
+from masklet.server.lifecycle import Server
 
 HEADINGS = ["What it means", "Impact", "How to look", "What to do", "How to verify"]
 TEST_FILES = sorted((FOLDER / "tests").glob("*.yml"))
@@ -97,6 +104,45 @@ def test_rules_read_only_metrics_that_are_documented() -> None:
     read = {name for rule in rules() for name in metrics_of(rule["expr"])}
     assert len(read) > 30
     assert read <= known_names()
+
+
+_SELECTOR = re.compile(r"(masklet_\w+_total)(?:\{([^}]*)\})?\[")
+_MATCHER = re.compile(r'(\w+)(=~|!~|!=|=)"([^"]*)"')
+
+
+def asked_counters() -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
+    """What rules ask of counters of the service: the name, what labels have to be, and what they must not be."""
+    for rule in rules():
+        for name, text in _SELECTOR.findall(rule["expr"]):
+            matchers = [one for one in _MATCHER.findall(text) if one[0] != "job"]
+            wanted = {label: value for label, kind, value in matchers if kind.startswith("=")}
+            values = [value.split("|") for value in wanted.values()]
+            for chosen in product(*values):
+                unwanted = {label: value for label, kind, value in matchers if kind.startswith("!")}
+                yield name, dict(zip(wanted, chosen, strict=True)), unwanted
+
+
+def test_the_first_scrape_has_every_counter_that_rules_read() -> None:
+    """A rate that begins with the first event misses it."""
+    server = Server(Config(), backend=FakeBackend())
+    samples = [sample for family in server.metrics.registry.collect() for sample in family.samples]
+    asked = [one for one in asked_counters() if one[0] not in documented(TRITON)]
+    assert len(asked) > 20
+    for name, wanted, unwanted in asked:
+        found = [sample.labels for sample in samples if sample.name == name and wanted.items() <= sample.labels.items()]
+        assert [one for one in found if not unwanted.items() & one.items()], (name, wanted)
+    assert len(samples) < 1000
+
+
+def test_calls_of_all_methods_served_are_counted_from_zero() -> None:
+    names = {False: ("Segmentation",), True: ("Segmentation", "Session")}
+    for operators, services in names.items():
+        server = Server(Config(server=ServerConfig(session_service=operators)), backend=FakeBackend())
+        (family,) = server.metrics.rpcs.collect()
+        methods = {sample.labels["method"] for sample in family.samples}
+        assert {method.split("/")[1] for method in methods} == {f"masklet.v1.{name}Service" for name in services}
+        assert "/masklet.v1.SegmentationService/Track" in methods
+        assert {sample.value for sample in family.samples} == {0}
 
 
 def test_runbooks_ask_for_metrics_that_exist_and_can_be_parsed(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.deploy.prometheus import FOLDER, run_tool, runbook_queries, triton_names
+from tests.deploy.prometheus import FOLDER, rules, run_tool, runbook_queries, triton_names
 from tests.metrics_table import SERVICE, TRITON, Metric, documented
 
 MINUTES = 70
@@ -17,13 +17,14 @@ SCRAPED = {"masklet-front": ("a:9464", "b:9464"), "masklet-triton": ("a:8002", "
 _MATCHER = re.compile(r'(\w+)=~?"([^"$]*)"')
 _CHANGE = re.compile(r"\b(?:changes|increase)\(")
 _RESTARTED = "process_start_time_seconds"
+_FRAMES = "masklet_frames_received_total"
 _TRITON_LABELS = frozenset({"model", "version"})
 
 
 def asked_values() -> dict[str, set[str]]:
-    """What labels are compared with in the queries, by label."""
+    """What labels are compared with in the queries, and in the rules that they read, by label."""
     found: dict[str, set[str]] = {}
-    for query in runbook_queries().values():
+    for query in [*runbook_queries().values(), *(rule["expr"] for rule in rules() if "record" in rule)]:
         for label, values in _MATCHER.findall(query):
             found.setdefault(label, set()).update(values.split("|"))
     return found
@@ -48,7 +49,8 @@ def series_of(name: str, metric: Metric, job: str) -> list[dict[str, str]]:
 def _course(name: str, *, rising: bool) -> str:
     if name == _RESTARTED:
         return f"1x{MINUTES - 30} 2x30"
-    return f"{'0+1' if rising else '1'}x{MINUTES}"
+    step = 100 if name == _FRAMES else 1  # most can be decoded
+    return f"{f'0+{step}' if rising else '1'}x{MINUTES}"
 
 
 def everything_scraped() -> list[dict[str, str]]:
@@ -71,8 +73,8 @@ def asked(tmp_path: Path) -> Any:
             for query in queries.values()
         ]
         test = {"interval": "1m", "input_series": everything_scraped(), "promql_expr_test": checks}
-        rules = [str(FOLDER / "rules" / "recording.yml")]
-        text = yaml.safe_dump({"rule_files": rules, "evaluation_interval": "1m", "tests": [test]})
+        files = [str(FOLDER / "rules" / "recording.yml")]
+        text = yaml.safe_dump({"rule_files": files, "evaluation_interval": "1m", "tests": [test]})
         (tmp_path / "test.yml").write_text(text)
         done = run_tool("promtool", "test", "rules", "test.yml", folder=tmp_path)
         return "" if done.returncode == 0 else done.stdout

@@ -90,10 +90,31 @@ async def test_sampling_goes_on_while_the_backend_fails_and_says_so_once(caplog:
         ("recoveries_total", {"origin": "restored", "outcome": "recovered"}),
         ("checkpoints_total", {"outcome": "evicted"}),
         ("sessions_rejected_total", {"reason": "ADMISSION_REFUSED"}),
+        ("frames_received_total", {"codec": "png"}),
+        ("kubernetes_errors_total", {"operation": "pod", "reason": "denied"}),
+        ("kubernetes_errors_total", {"operation": "list", "reason": "refused"}),
     ],
 )
 def test_what_can_be_named_beforehand_is_zero_from_the_start(name: str, labels: dict[str, str]) -> None:
     assert Metrics().registry.get_sample_value(f"masklet_{name}", labels) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "longest_s"),
+    [
+        ("session_recovery_seconds", {}, 300),  # a session waits for a Triton to be started
+        ("checkpoint_seconds", {}, 60),
+        ("rpc_seconds", {"method": "/masklet.v1.SegmentationService/SegmentImage"}, 60),  # on a CPU
+    ],
+)
+def test_buckets_reach_as_far_as_times_do(name: str, labels: dict[str, str], longest_s: float) -> None:
+    metrics = Metrics()
+    metrics.session_recovery.observe(longest_s)
+    metrics.checkpoint_seconds.observe(longest_s)
+    metrics.rpc_seconds.labels("/masklet.v1.SegmentationService/SegmentImage").observe(longest_s)
+    read = metrics.registry.get_sample_value
+    assert read(f"masklet_{name}_bucket", {**labels, "le": f"{longest_s:.1f}"}) == 1
+    assert read(f"masklet_{name}_bucket", {**labels, "le": "5.0"}) == 0
 
 
 def test_batches_are_counted_and_never_fall() -> None:

@@ -12,12 +12,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 import masklet
+from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.fake import FakeBackend, Hold
 from masklet.codecs.masks import decode_mask, encode_mask
 from masklet.config import Config, SessionConfig
+from masklet.errors import BackendUncertain
 from masklet.server.endpoints import max_request_bytes
 from masklet.server.lifecycle import Server
-from masklet.types import MaskEncoding
+from masklet.types import MaskEncoding, TrackSettings
 from masklet.v1 import mask_pb2, prompt_pb2
 from masklet.v1 import segmentation_pb2 as pb
 
@@ -286,3 +288,41 @@ async def test_answers_lost_after_close_are_sent_again(config: Config, connect: 
         assert [one.result for one in rest] == [one.result for one in sent[1:]]
         assert await again.call.read() is grpc.aio.EOF  # type: ignore[attr-defined]
         assert await again.call.code() is grpc.StatusCode.OK
+
+
+class UnclearBackend(FakeBackend):
+    """Opens a session; the first time its answer is lost."""
+
+    opened = 0
+
+    async def open(self, session_id: str, settings: TrackSettings, *, epoch: int = FIRST_EPOCH) -> None:
+        await super().open(session_id, settings, epoch=epoch)
+        self.opened += 1
+        if self.opened == 1:
+            raise BackendUncertain("Triton's answer was lost")
+
+
+@pytest.mark.parametrize("call", ["stream", "image"])
+async def test_where_the_answer_to_an_opening_is_lost_a_client_is_told_to_try_again(
+    config: Config, connect: Any, reason_of: Any, image: bytes, call: str
+) -> None:
+    async def begin(client: Any) -> None:
+        if call == "stream":
+            await client.talk().open()
+        else:
+            await client.tracker.SegmentImage(click_on(image), timeout=10)
+
+    async with Server(config, backend=UnclearBackend()) as server, connect(server.port) as client:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await begin(client)
+        assert reason_of(caught.value) == ("UNAVAILABLE", "BACKEND_UNAVAILABLE", "")
+        status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+        assert any(one.Is(error_details_pb2.RetryInfo.DESCRIPTOR) for one in status.details)
+        assert server._backend.stats().sessions == 0  # the one that was opened all the same is closed
+        await begin(client)
+
+
+def click_on(image: bytes) -> pb.SegmentImageRequest:
+    points = prompt_pb2.Points(points=[prompt_pb2.Point(x=4, y=4, label=prompt_pb2.POINT_LABEL_INCLUDE)])
+    prompts = [prompt_pb2.Prompt(object_id=1, points=points)]
+    return pb.SegmentImageRequest(codec=pb.FRAME_CODEC_PNG, payload=image, prompts=prompts)

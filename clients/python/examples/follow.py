@@ -24,10 +24,8 @@ async def main(source: str = "0", address: str = "localhost:50051") -> None:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(send_all(camera, stream))
                 async for result in stream:  # of a camera, of the newest frames: others are dropped to keep up
-                    thing = result[1]
-                    print(
-                        result.frame_index, thing.state, thing.box, int(thing.mask.sum()), f"{result.latency_s:.3f} s"
-                    )
+                    for found in result:  # not `result[1]`: a server may lose an object that is out of sight
+                        print(result.frame_index, found.state, found.box, found.area_px, f"{result.latency_s:.3f} s")
 
 
 asyncio.run(main(*sys.argv[1:]))

@@ -6,7 +6,8 @@
             await stream.send(frame)
             await stream.finish()
             async for result in stream:
-                use(result[1].mask)
+                for found in result:
+                    use(found.object_id, found.mask)
 
 `masklet_client.sync.connect` offers the same without `await`.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -33,11 +34,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    print_anything()
     parser = argparse.ArgumentParser(prog="masklet-client", description="Masks for videos and images.")
     add_parser(parser.add_subparsers(dest="command", required=True, metavar="COMMAND"))
     args = parser.parse_args(argv)
     status: int = args.run(args)
     return status
+
+
+def print_anything() -> None:
+    """Characters that a console's encoding lacks are printed escaped: no file's name is worth a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def nobody_reads() -> int:

@@ -12,10 +12,11 @@ import grpc
 import grpc.aio
 
 from masklet.codecs.frames import encode_frame
-from masklet.errors import InvalidOpen
+from masklet.errors import InvalidOpen, ProtocolViolation
 from masklet.types import FrameCodec, ImageArray, MaskEncoding, Profile, Prompt
 from masklet.v1 import segmentation_pb2 as pb
 from masklet.v1.segmentation_pb2_grpc import SegmentationServiceStub
+from masklet_client.address import parse_addresses
 from masklet_client.call import FRONT_KEY, Call
 from masklet_client.events import Event, ImageResult, Result, ServerDescription
 from masklet_client.following import Prompts, follow
@@ -35,6 +36,7 @@ from masklet_client.wire import (
 
 DEFAULT_ADDRESS = "localhost:50051"
 CONNECT_TIMEOUT_S = 10.0
+_STREAM_TIMEOUT_S = 1.0
 _LARGE_IMAGE_QUALITY = 95
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 64 * 1024 * 1024),
@@ -49,7 +51,7 @@ _CHANNEL_OPTIONS = (
 
 
 class Client:
-    """A connection; get one from `connect`. Any number of streams may be open on it.
+    """A connection; get one from `connect`. Any number of streams may be open on it; those left open end with it.
 
     Attributes:
         address: host:port of the first server.
@@ -67,9 +69,11 @@ class Client:
         timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
         """See `connect`."""
-        self.addresses = _addresses(address)
+        self.addresses = parse_addresses(address)
         self.address = self.addresses[0]
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._streams: set[TrackStream] = set()
+        self._entered = False
         self._credentials, self._metadata, self._timeout_s = credentials, _metadata(metadata), timeout_s
 
     async def __aenter__(self) -> Self:
@@ -78,7 +82,11 @@ class Client:
         Raises:
             BackendUnavailable: nobody answers at the address.
             AccessDenied: the server does not let this client in.
+            ProtocolViolation: it is connected.
         """
+        if self._entered:
+            raise ProtocolViolation("the client is connected: `with` is for one block at a time")
+        self._entered = True
         try:
             self.server = await self.describe()
         except BaseException:
@@ -117,7 +125,9 @@ class Client:
             InvalidOpen: an option that is not offered.
         """
         settings = StreamSettings.of(size, options)
-        return TrackStream(self._dial, settings, addresses=self.addresses, on_event=on_event)
+        return TrackStream(
+            self._dial, settings, addresses=self.addresses, on_event=on_event, open_streams=self._streams
+        )
 
     def follow(
         self,
@@ -133,7 +143,7 @@ class Client:
     async def segment(
         self,
         image: ImageArray | bytes,
-        prompts: Iterable[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         *,
         codec: FrameCodec = FrameCodec.JPEG,
         mask_encoding: MaskEncoding = MaskEncoding.RLE,
@@ -149,7 +159,7 @@ class Client:
             InvalidFrame: an image that cannot be read.
             InvalidOpen: a codec or mask encoding that is not offered.
         """
-        prompts = list(prompts)
+        prompts = [prompts] if isinstance(prompts, Prompt) else list(prompts)
         encoding = choice(MaskEncoding, "mask_encoding", mask_encoding) or MaskEncoding.RLE
         if isinstance(image, bytes | bytearray | memoryview):
             payload, size = bytes(image), None
@@ -183,6 +193,8 @@ class Client:
         return call
 
     def _stub(self, address: str) -> Any:
+        if not self._entered:  # nobody would close its channel
+            raise ProtocolViolation("the client is not connected: `async with` (or `with`) connects it")
         if address not in self._channels:
             self._channels[address] = self._connected(address)
         return SegmentationServiceStub(self._channels[address])
@@ -193,10 +205,14 @@ class Client:
         return grpc.aio.secure_channel(address, self._credentials, options=_CHANNEL_OPTIONS)
 
     async def _close(self) -> None:
-        channels = list(self._channels.values())
-        self._channels.clear()
-        for channel in channels:
-            await channel.close(None)
+        try:
+            await asyncio.gather(*(stream.close(timeout_s=_STREAM_TIMEOUT_S) for stream in list(self._streams)))
+        finally:
+            self._entered = False
+            channels = list(self._channels.values())
+            self._channels.clear()
+            for channel in channels:
+                await channel.close(None)
 
 
 def connect(
@@ -216,7 +232,7 @@ def connect(
         timeout_s: how long the server may take to answer when connecting.
 
     Raises:
-        InvalidOpen: no address, or metadata that gRPC does not send.
+        InvalidOpen: no address, one that is not host:port, or metadata that gRPC does not send.
     """
     return Client(address, credentials=credentials, metadata=metadata, timeout_s=timeout_s)
 
@@ -226,14 +242,6 @@ def _encoded(image: ImageArray, max_bytes: int) -> tuple[FrameCodec, bytes]:
     if 0 < max_bytes < len(payload):
         return FrameCodec.JPEG, encode_frame(FrameCodec.JPEG, image, quality=_LARGE_IMAGE_QUALITY)
     return FrameCodec.PNG, payload
-
-
-def _addresses(given: str | Sequence[str]) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    found = tuple(part.strip() for part in parts if part.strip())
-    if not found:
-        raise InvalidOpen("no server address is given, must be host:port", field="address")
-    return found
 
 
 def _metadata(given: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from masklet.codecs.masks import decode_mask
-from masklet.errors import InvalidOpen, MaskletError
+from masklet.errors import InvalidOpen, MaskletError, UnknownObject
 from masklet.types import (
     DropPolicy,
     DropReason,
@@ -162,10 +162,18 @@ class Result:
 
     def __getitem__(self, object_id: int) -> ObjectResult:
         """The object with this id; KeyError if it is not tracked."""
-        for found in self.objects:
-            if found.object_id == object_id:
-                return found
-        raise KeyError(f"object {object_id} is not tracked; ids: {[o.object_id for o in self.objects]}")
+        found = self.get(object_id)
+        if found is None:
+            raise KeyError(f"object {object_id} is not tracked; ids: {[o.object_id for o in self.objects]}")
+        return found
+
+    def get(self, object_id: int) -> ObjectResult | None:
+        """The object with this id; None if it is not tracked, as after `Resumed.lost_objects`."""
+        return next((found for found in self.objects if found.object_id == object_id), None)
+
+    def __contains__(self, object_id: object) -> bool:
+        """Whether an object has this id."""
+        return any(found.object_id == object_id for found in self.objects)
 
     def __iter__(self) -> Iterator[ObjectResult]:
         """The objects, by rising id."""
@@ -225,6 +233,7 @@ class Resumed:
         attempts: how many connections it took.
         seconds: how long it took.
         lost_objects: objects that are no longer followed, since they were not to be seen when the session began anew.
+            With `raise_request_errors` iterating over results raises then.
     """
 
     origin: StateOrigin
@@ -232,6 +241,15 @@ class Resumed:
     attempts: int
     seconds: float
     lost_objects: tuple[int, ...] = ()
+
+    @property
+    def error(self) -> MaskletError | None:
+        """What that means for the objects lost; None if there is none."""
+        if not self.lost_objects:
+            return None
+        names = "object " if len(self.lost_objects) == 1 else "objects "
+        names += ", ".join(map(str, self.lost_objects))
+        return UnknownObject(f"no longer followed: {names}, out of sight when {self.address} began the session anew")
 
 
 Event = Result | Dropped | PromptApplied | RequestFailed | GoAway | Resumed

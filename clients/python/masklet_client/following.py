@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from masklet.errors import InvalidFrame, InvalidOpen, RequestError
+from masklet.errors import InvalidFrame, InvalidOpen, InvalidPrompt, RequestError
 from masklet.types import DropPolicy, ImageArray, Prompt
-from masklet_client.events import Dropped, RequestFailed, Result
+from masklet_client.events import Dropped, RequestFailed, Result, Resumed
 from masklet_client.settings import StreamOptions
 from masklet_client.stream import TrackStream
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from masklet_client.client import Client
 
 Frames = Iterable[ImageArray] | AsyncIterable[ImageArray]
-Prompts = Sequence[Prompt] | Mapping[int, Sequence[Prompt]]
+Prompts = Prompt | Sequence[Prompt] | Mapping[int, Prompt | Sequence[Prompt]]
 Answer = Result | Dropped
 
 _LEAVE_S = 2.0
@@ -43,22 +43,27 @@ async def follow(
     Args:
         client: connected.
         frames: [H, W, 3] uint8 RGB each, all of one size; the first one sets it.
-        prompts: for the first frame, or by frame index (from 0).
+        prompts: one or several for the first frame, or by frame index (from 0).
         in_flight: frames sent and not yet answered, at most.
         options: as in `StreamSettings`.
 
     Raises:
         InvalidOpen: `in_flight` is below 1, or an option is not offered.
-        RequestError: a prompt for a frame that never came, a request the server refused, or, with policy "block", a
-            frame that is not answered. With `raise_request_errors=False` the last two are passed over, with a warning
-            in the log: `Result.frame_index` says which frame a result is of.
+        InvalidPrompt: `prompts` are none, or for a frame before the first.
+        RequestError: a prompt for a frame that never came, a request the server refused, an object that a session
+            begun anew did not take over (`Resumed.lost_objects`), or, with policy "block", a frame that is not
+            answered. With `raise_request_errors=False` all but the first are passed over, with a warning in the log:
+            `Result.frame_index` says which frame a result is of.
     """
     raises = options.setdefault("raise_request_errors", True)
     answers_all = options.setdefault("policy", DropPolicy.BLOCK) == DropPolicy.BLOCK
     missing: Dropped | None = None
     async with aclosing(follow_all(client, frames, prompts, in_flight=in_flight, **options)) as answers:
         async for answer in answers:
-            if isinstance(answer, Dropped):
+            if isinstance(answer, Resumed):
+                if raises and answer.error:
+                    raise answer.error
+            elif isinstance(answer, Dropped):
                 if answers_all:
                     logger.warning("frame %d is not answered: %s", answer.frame_index, answer.reason)
                     missing = missing or answer
@@ -72,12 +77,12 @@ async def follow(
 
 async def follow_all(
     client: Client, frames: Frames, prompts: Prompts, *, in_flight: int = 8, **options: Unpack[StreamOptions]
-) -> AsyncGenerator[Answer, None]:
-    """As `follow`, with a `Dropped` for every frame that is not answered (policy "latest")."""
+) -> AsyncGenerator[Answer | Resumed, None]:
+    """As `follow`, but a `Dropped` for every frame that is not answered, and `Resumed` are no errors."""
     if in_flight < 1:
         raise InvalidOpen(f"in_flight is {in_flight}, must be at least 1", field="in_flight")
     options.setdefault("policy", DropPolicy.BLOCK)
-    pending = dict(prompts) if isinstance(prompts, Mapping) else {0: prompts}
+    pending = _by_frame(prompts)
     async with aclosing(_each(frames)) as feed:
         first = await anext(feed, None)
         if first is not None:
@@ -92,6 +97,20 @@ async def follow_all(
                         yield answer
 
 
+def _by_frame(prompts: Prompts) -> dict[int, Sequence[Prompt]]:
+    by_frame = prompts if isinstance(prompts, Mapping) else {0: prompts}
+    for index in by_frame:
+        if not isinstance(index, int | np.integer) or index < 0:
+            raise InvalidPrompt(f"prompts are for frame {index!r}, must be a whole number from 0")
+    found: dict[int, Sequence[Prompt]] = {
+        index: [some] if isinstance(some, Prompt) else list(some) for index, some in by_frame.items()
+    }
+    for index, some in found.items():
+        if wrong := [one for one in some if not isinstance(one, Prompt)]:
+            raise InvalidPrompt(f"prompts for frame {index} have a {type(wrong[0]).__name__}, must be `Prompt`s")
+    return found
+
+
 class _Feeder:
     """Sends frames, each after its prompts, while at most `in_flight` are unanswered."""
 
@@ -99,15 +118,18 @@ class _Feeder:
         self._stream, self._prompts = stream, prompts
         self._window = asyncio.Semaphore(in_flight)
 
-    async def answers(self, first: ImageArray, feed: AsyncIterator[ImageArray]) -> AsyncGenerator[Answer, None]:
+    async def answers(
+        self, first: ImageArray, feed: AsyncIterator[ImageArray]
+    ) -> AsyncGenerator[Answer | Resumed, None]:
         sending = asyncio.create_task(self._send_all(first, feed))
         try:
             async with aclosing(self._stream.events()) as events:
                 async for event in events:
                     if isinstance(event, RequestFailed) and self._stream.settings.raise_request_errors:
                         raise event.error
-                    if isinstance(event, Result | Dropped):
-                        self._window.release()
+                    if isinstance(event, Result | Dropped | Resumed):
+                        if not isinstance(event, Resumed):
+                            self._window.release()
                         yield event
             await sending
         finally:

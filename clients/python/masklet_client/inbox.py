@@ -14,10 +14,11 @@ _MOST_DROPPED = 65_536  # kept unread, with `fresh`: half an hour's at 30 Hz
 
 
 class Inbox:
-    """A bounded queue with an end. When it is full the reader waits, and so in the end does the server.
+    """A queue with an end, bounded by who sends: `wait_for_room` lets nobody send more while it is full.
 
+    The reader does not wait: who does not read the connection is not heard either, and its session would end as idle.
     With `fresh` it is never full of frames: only so many of the newest unread results are kept, and `Dropped` takes the
-    place of older ones.
+    place of older ones; other events wait for room.
 
     Attributes:
         ended: whether no more events come.
@@ -26,7 +27,7 @@ class Inbox:
     """
 
     def __init__(self, limit: int, *, fresh: int | None = None) -> None:
-        """`limit`: events kept at most, with `fresh` besides `Dropped`; `fresh`: results kept at most; None: all."""
+        """`limit`: events kept before it is full, with `fresh` besides `Dropped`; `fresh`: results kept; None: all."""
         self._limit, self._fresh = limit, fresh
         self._dropped = 0
         self._events: deque[Event] = deque()
@@ -38,7 +39,7 @@ class Inbox:
         self.error: MaskletError | None = None
 
     async def put(self, event: Event) -> bool:
-        """Wait for room and add an event; events after `discard` vanish. Whether an unread result made way for it."""
+        """Add an event; events after `discard` vanish. Whether an unread result made way for it."""
         while self._full(event) and not self._discarding:
             self._room.clear()
             await self._room.wait()
@@ -51,11 +52,23 @@ class Inbox:
         self._trim()
         return overtaken
 
+    async def wait_for_room(self) -> None:
+        """Returns when fewer events are unread than the limit, or no more come; with `fresh` at once."""
+        while self._fresh is None and len(self._events) >= self._limit and not (self.ended or self._discarding):
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def unread(self) -> int:
+        """Events not taken yet."""
+        return len(self._events)
+
     def end(self, error: MaskletError | None) -> None:
         """No more events; `error` if the stream broke."""
         if not self.ended:
             self.ended, self.error = True, error
             self._news.set()
+            self._room.set()
 
     def discard(self) -> None:
         """Forget what is here and what is still to come, so that the reader never waits again."""
@@ -86,9 +99,9 @@ class Inbox:
         return event
 
     def _full(self, event: Event) -> bool:
-        if self._fresh is None:
-            return len(self._events) >= self._limit
-        return not isinstance(event, Dropped) and len(self._events) - self._dropped >= self._limit
+        if self._fresh is None or isinstance(event, Dropped):
+            return False
+        return len(self._events) - self._dropped >= self._limit
 
     def _trim(self) -> None:
         if self._fresh is not None and self._dropped > _MOST_DROPPED:

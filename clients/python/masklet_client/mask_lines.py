@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -15,13 +17,14 @@ from masklet_client.events import ObjectResult
 
 
 class MaskLines:
-    """A JSON-lines file being written."""
+    """A JSON-lines file being written; what was there is replaced by the first line, without one it stays."""
 
     def __init__(self, path: Path) -> None:
         """Raises CommandError if the file cannot be written."""
+        self._fresh, self._empty = not os.path.lexists(path), True
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("w", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8")
         except OSError as error:
             raise CommandError(f"{path}: cannot be written ({error.strerror})") from None
         self._path = path
@@ -33,6 +36,8 @@ class MaskLines:
         """Close; raises CommandError if what was written cannot be kept and nothing else went wrong."""
         with nullcontext() if error is None else suppress(CommandError), self._writing():
             self._file.close()
+            if self._empty and self._fresh:
+                self._path.unlink(missing_ok=True)
 
     def write(self, frame: int, pts_s: float, objects: Iterable[ObjectResult], *, dropped: str | None = None) -> None:
         """Append the line of one frame; `dropped` says why it has no masks. Raises CommandError (a full disk)."""
@@ -40,6 +45,9 @@ class MaskLines:
         if dropped is not None:
             line["dropped"] = dropped
         with self._writing():
+            if self._empty and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+                self._file.truncate(0)
+            self._empty = False
             self._file.write(json.dumps(line, separators=(",", ":")) + "\n")
 
     @contextmanager

@@ -139,7 +139,8 @@ class Resuming:
                     raise refused.error from refused
                 await self._pause(wanted, outage, refused.error)
         self._resumed_s = time.monotonic()
-        logger.warning("resumed at %s after %.1f s: %s", self.address, event.seconds, event.origin)
+        lost_objects = f"; {event.error}" if event.error else ""
+        logger.warning("resumed at %s after %.1f s: %s%s", self.address, event.seconds, event.origin, lost_objects)
         await self._reader.emit(event)
 
     async def _pause(self, wanted: Reconnect, outage: _Outage, error: MaskletError) -> None:

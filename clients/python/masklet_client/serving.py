@@ -8,6 +8,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from masklet.errors import BackendUnavailable
+from masklet_client.address import parse_addresses
 
 _PAUSE_S = 0.2
 _CHECK_TIMEOUT_S = 2.0
@@ -19,7 +20,9 @@ async def wait_until_serving(address: str, *, timeout_s: float) -> None:
 
     Raises:
         BackendUnavailable: it does not say so within `timeout_s`; the message tells what it said last.
+        InvalidOpen: `address` is not host:port.
     """
+    (address,) = parse_addresses([address])
     last = "nothing"
     try:
         async with asyncio.timeout(timeout_s):

@@ -56,9 +56,7 @@ class Reconnect:
     def __post_init__(self) -> None:
         """Raises InvalidOpen for a value out of its range."""
         for name, least, most in _RECONNECT_RANGES:
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise InvalidOpen(f"{name} is {value}, must be {least} to {most}", field=name)
+            _check_range(name, getattr(self, name), least, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +109,17 @@ class StreamSettings:
             limits = f"1 x 1 to {_MAX_SIDE} x {_MAX_SIDE}"
             raise InvalidOpen(f"size is {height} x {width} (height x width), must be {limits}", field="size")
         for key, least, most in _RANGES:
-            value = options.get(key)
-            if value is not None and not least <= value <= most:  # type: ignore[operator]
-                raise InvalidOpen(f"{key} is {value}, must be {least} to {most}", field=key)
+            if key in options and not (key in _MAY_BE_NONE and options[key] is None):  # type: ignore[literal-required]
+                _check_range(key, options[key], least, most)  # type: ignore[literal-required]
+        reconnect = options.get("reconnect")
+        if not isinstance(reconnect, Reconnect | None):
+            raise InvalidOpen(f"reconnect is {reconnect!r}, must be a `Reconnect` or None", field="reconnect")
         rest = {key: value for key, value in options.items() if key not in _CHOICES}
-        chosen = {key: choice(kind, key, options[key]) for key, kind in _CHOICES.items() if key in options}  # type: ignore[literal-required]
+        chosen = {
+            key: choice(kind, key, options[key], optional=key in _MAY_BE_NONE)  # type: ignore[literal-required]
+            for key, kind in _CHOICES.items()
+            if key in options
+        }
         return cls(size=(height, width), **chosen, **rest)  # type: ignore[arg-type]
 
 
@@ -133,6 +137,7 @@ _RANGES = (
     ("max_conditioning_frames", 0, 2**31 - 1),
     ("jpeg_quality", 1, 95),
 )
+_MAY_BE_NONE = ("profile", "max_staleness_s")
 _CHOICES: dict[str, type[StrEnum]] = {
     "codec": FrameCodec,
     "policy": DropPolicy,
@@ -141,10 +146,17 @@ _CHOICES: dict[str, type[StrEnum]] = {
 }
 
 
-def choice(kind: type[Choice], key: str, value: str | None) -> Choice | None:
-    """The member with this value. Raises InvalidOpen, listing those there are."""
+def _check_range(name: str, value: object, least: float, most: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise InvalidOpen(f"{name} is {value!r}, must be a number", field=name)
+    if not least <= value <= most:
+        raise InvalidOpen(f"{name} is {value}, must be {least} to {most}", field=name)
+
+
+def choice(kind: type[Choice], key: str, value: str | None, *, optional: bool = True) -> Choice | None:
+    """The member with this value; None for None if that is `optional`. Raises InvalidOpen, listing those there are."""
     try:
-        return None if value is None else kind(value)
+        return None if value is None and optional else kind(value)  # type: ignore[arg-type]
     except ValueError:
         offered = ", ".join(sorted(kind))
         raise InvalidOpen(f"{key} is {value!r}, must be one of: {offered}", field=key) from None

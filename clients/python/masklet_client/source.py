@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,9 @@ _DEFAULT_RATE = Fraction(30)
 _MAX_RATE = 240
 _OPEN_TIMEOUT_S = 10.0
 _LAST_READ_S = 1.0
+_MOST_DAMAGED = 1000  # packets in a row
 _CAMERAS = {"linux": ("/dev/video{}", "v4l2"), "darwin": ("{}", "avfoundation"), "win32": ("video={}", "dshow")}
+logger = logging.getLogger("masklet_client")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,11 +42,22 @@ class SourceFrame:
 
 
 class Source(Protocol):
-    """Frames, all of one size. `frame_count` is what the container claims, None if it does not say."""
+    """Frames, all of one size.
+
+    Attributes:
+        size: (height, width).
+        pixel_aspect: width of a pixel in terms of its height; 1 but for old television and tape.
+        frame_rate: per second, on average.
+        frame_count: what the container claims, None if it does not say.
+        timed: whether frames have times of their own, as in a container; else they are files, and all counted.
+        live: whether frames are lost that are not taken in time.
+    """
 
     size: Size
+    pixel_aspect: Fraction
     frame_rate: Fraction
     frame_count: int | None
+    timed: bool
     live: bool
 
     def __enter__(self) -> Self: ...
@@ -66,7 +80,7 @@ def open_source(name: str, *, frame_rate: float | None = None) -> Source:
     rate = None if frame_rate is None else Fraction(frame_rate).limit_denominator(1001)
     if "://" in name:
         options = {"rtsp_transport": "tcp"} if name.startswith("rtsp") else {}
-        return VideoSource(name, _opened(name, options=options), rate=rate, live=name.startswith("rtsp"))
+        return VideoSource(shown(name), _opened(name, options=options), rate=rate, live=name.startswith("rtsp"))
     path = Path(name)
     try:
         if name.isdecimal() and not path.exists():
@@ -80,8 +94,20 @@ def open_source(name: str, *, frame_rate: float | None = None) -> Source:
     return VideoSource(name, _opened(name), rate=rate)
 
 
+def shown(name: str) -> str:
+    """`name` as it may be printed: a URL without user and password, whatever may be part of them."""
+    scheme, mark, rest = name.partition("://")
+    return scheme + mark + rest.rpartition("@")[2] if mark else name
+
+
 class VideoSource:
-    """Frames of anything FFmpeg reads, turned upright as its metadata says."""
+    """Frames of anything FFmpeg reads, turned upright as its metadata says; what cannot be decoded is passed over.
+
+    Attributes:
+        damaged: packets that could not be decoded.
+    """
+
+    timed = True
 
     def __init__(
         self, name: str, container: av.container.InputContainer, *, rate: Fraction | None = None, live: bool = False
@@ -93,13 +119,17 @@ class VideoSource:
             raise CommandError(f"{name}: has no video in it")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        self._decoded: Iterator[av.VideoFrame] = container.decode(stream)
+        self.damaged = 0
+        self._decoded: Iterator[av.VideoFrame] = self._decode(stream)
         self._turn = threading.Lock()
         self._first = self._next()
         if self._first is None:
             container.close()
-            raise CommandError(f"{name}: has no frame in it")
+            why = f"cannot be decoded ({self.damaged} damaged packets)" if self.damaged else "has no frame in it"
+            raise CommandError(f"{name}: {why}")
         self.size = _upright(self._first).shape[:2]
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        self.pixel_aspect = 1 / aspect if _quarter_turns(self._first) % 2 else aspect
         found = stream.average_rate or stream.guessed_rate
         usable = found if found and 0 < found <= _MAX_RATE else _DEFAULT_RATE
         self.frame_rate = rate or Fraction(usable)
@@ -127,6 +157,22 @@ class VideoSource:
             yield SourceFrame(index, pts_s, image)
             frame, index = self._next(), index + 1
 
+    def _decode(self, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+        """One damaged packet must not end an hour of tracking. Raises CommandError after a thousand in a row."""
+        in_a_row = 0
+        for packet in self._container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                self.damaged, in_a_row = self.damaged + 1, in_a_row + 1
+                if str(self.damaged).strip("0") == "1":
+                    logger.warning("%s: damaged packets passed over: %d so far", self._name, self.damaged)
+                if in_a_row == _MOST_DAMAGED:
+                    raise CommandError(f"{self._name}: cannot be decoded ({error.strerror})") from None
+            else:
+                in_a_row = 0
+                yield from frames
+
     def _next(self) -> av.VideoFrame | None:
         try:
             with self._turn:
@@ -138,11 +184,12 @@ class VideoSource:
 class FolderSource:
     """Images of a folder, by name."""
 
-    live = False
+    live = timed = False
+    pixel_aspect = Fraction(1)
 
     def __init__(self, folder: Path, *, rate: Fraction | None = None) -> None:
         """Lists the folder and reads the first image's size."""
-        images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = (path for path in folder.iterdir() if _is_image(path))
         self._paths = sorted(images, key=frame_order)
         if not self._paths:
             raise CommandError(f"{folder}: has no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -164,6 +211,11 @@ class FolderSource:
             if image.shape[:2] != self.size:
                 raise CommandError(f"{path}: is {_named(image)}, the first image is {_named_size(self.size)}")
             yield SourceFrame(index, float(index / self.frame_rate), image)
+
+
+def _is_image(path: Path) -> bool:
+    """By its name; macOS puts files of its own beside others, `._1.jpg`."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: Path) -> ImageArray:
@@ -194,16 +246,20 @@ def _opened(
     try:
         return av.open(name, format=driver, options=options or {}, timeout=_OPEN_TIMEOUT_S)
     except av.InvalidDataError:
-        raise CommandError(f"{name}: not a video that FFmpeg can read") from None
+        raise CommandError(f"{shown(name)}: not a video that FFmpeg can read") from None
     except (av.FFmpegError, ValueError) as error:
-        raise CommandError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
+        raise CommandError(f"{shown(name)}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
 
 
 def _upright(frame: av.VideoFrame) -> ImageArray:
     """RGB pixels, turned as a phone's display matrix asks for."""
     image = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-    quarter_turns = round(frame.rotation / 90) % 4
+    quarter_turns = _quarter_turns(frame)
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+    return round(frame.rotation / 90) % 4
 
 
 def _named(image: ImageArray) -> str:

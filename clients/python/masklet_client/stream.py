@@ -16,7 +16,7 @@ from masklet.errors import InvalidFrame, LimitExceeded, MaskletError, ProtocolVi
 from masklet.types import DropPolicy, ImageArray, MaskArray, Prompt, PromptMode
 from masklet.v1 import segmentation_pb2 as pb
 from masklet_client.call import Call
-from masklet_client.events import Dropped, Event, GoAway, Opened, RequestFailed, Result
+from masklet_client.events import Dropped, Event, GoAway, Opened, RequestFailed, Result, Resumed
 from masklet_client.inbox import Inbox
 from masklet_client.journal import Journal
 from masklet_client.prompt_check import check_click, check_object_id, check_prompt
@@ -28,8 +28,10 @@ from masklet_client.wire import frame_to_proto, prompts_to_proto
 CLOSE_TIMEOUT_S = 5.0
 _HURRIED_CLOSE_TIMEOUT_S = 1.0
 _BUFFERED_EVENTS = 256
+_UNREAD_EVENTS = 1024
 _FRESH_RESULTS = 4
 _PATIENCE_S = 0.5
+_UNREAD_S = 10.0
 logger = logging.getLogger("masklet_client")
 
 
@@ -37,8 +39,9 @@ class TrackStream:
     """An open stream; get one from `Client.track`. Iterating yields `Result`s, `events()` everything.
 
     Read while you send, or in turn. With policy "latest" the newest four unread results are kept, `Dropped` in place
-    of older ones, so that a slow reader sees what is new; with "block" at most 256 unread events, then the server waits
-    for you. Sending and reading may happen in different tasks, and either may be cancelled without harm to the stream.
+    of older ones, so that a slow reader sees what is new; with "block" `send` waits while 1024 events or more are
+    unread. Sending and reading may happen in different tasks, which more frames than that need, and either may be
+    cancelled without harm to the stream.
 
     Attributes:
         settings: as asked for.
@@ -51,12 +54,17 @@ class TrackStream:
         *,
         addresses: Sequence[str],
         on_event: Callable[[Event], None] | None = None,
+        open_streams: set[TrackStream] | None = None,
     ) -> None:
-        """`dial`: see `Resuming`; `on_event` is called with every event as it arrives, and must not block."""
+        """`dial`: see `Resuming`; `on_event` is called with every event as it arrives, and must not block.
+
+        `open_streams`: this one is in it while it is open.
+        """
         self.settings = settings
+        self._open_streams = set() if open_streams is None else open_streams
         kept = settings.reconnect or Reconnect()
         latest = settings.policy is DropPolicy.LATEST
-        self._inbox = Inbox(_BUFFERED_EVENTS, fresh=_FRESH_RESULTS if latest else None)
+        self._inbox = Inbox(_BUFFERED_EVENTS, fresh=_FRESH_RESULTS) if latest else Inbox(_UNREAD_EVENTS)
         self._journal = Journal(
             max_bytes=kept.max_buffered_bytes,
             max_requests=kept.max_buffered_requests,
@@ -66,7 +74,7 @@ class TrackStream:
         self._reader = Reader(self._journal, self._inbox, on_event=on_event, resumes=resumes)
         self._resuming = Resuming(dial, addresses, settings, journal=self._journal, reader=self._reader)
         self._reading: asyncio.Task[None] | None = None
-        self._finished = self._closed = False
+        self._finished = self._closed = self._told_unread = False
 
     async def __aenter__(self) -> Self:
         """Open the session; raises whatever the server refuses it with."""
@@ -78,6 +86,7 @@ class TrackStream:
             self._resuming.stop()
             raise
         self._reading = asyncio.create_task(self._read())
+        self._open_streams.add(self)
         return self
 
     async def __aexit__(
@@ -100,19 +109,21 @@ class TrackStream:
             RequestError: the frame is not going to be answered; the stream goes on.
             MaskletError: what the server refused the frame with (the stream goes on), or what ended the stream.
         """
-        frame_seq = await self.send(frame, capture_time_ns=capture_time_ns)
+        frame_seq = await self._send(frame, _captured(capture_time_ns))
         while (event := await self._inbox.get()) is not None:
             if isinstance(event, Result) and event.frame_seq == frame_seq and not event.revised:
                 return event
             if isinstance(event, Dropped) and event.frame_seq == frame_seq:
                 raise RequestError(f"frame {event.frame_index} (from 0) is not going to be answered: {event.reason}")
-            if isinstance(event, RequestFailed) and (event.request_seq == frame_seq or self._raises):
+            if isinstance(event, RequestFailed) and event.request_seq == frame_seq:
                 raise event.error
+            self._raise_if_asked(event)
         raise ProtocolViolation("the server has ended the stream")
 
     async def send(self, frame: ImageArray | bytes, *, capture_time_ns: int | None = None) -> int:
-        """Send the next frame; waits while the server is behind (policy "block") or the network is slow.
+        """Send the next frame; waits while the server is behind, or the network is slow.
 
+        With policy "block" it also waits while 1024 events are unread; a warning in the log says so after ten seconds.
         With policy "latest" it does not wait for longer than half a second, once, while a connection is slow or lost:
         a newer frame then takes the place of those not sent yet, which are reported as dropped.
 
@@ -128,12 +139,9 @@ class TrackStream:
             LimitExceeded: more bytes than the server takes; the stream goes on.
         """
         self._check_open()
-        captured_ns = time.time_ns() if capture_time_ns is None else capture_time_ns
-        payload = bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else await self._encode(frame)
-        limit = self.opened.limits.max_frame_bytes
-        if 0 < limit < len(payload):  # sent, it would end the stream
-            raise LimitExceeded(f"frame has {len(payload)} bytes, the server takes {limit}", field="frame.payload")
-        return await self._post(frame=frame_to_proto(payload, captured_ns))
+        captured_ns = _captured(capture_time_ns)
+        await self._until_read()
+        return await self._send(frame, captured_ns)
 
     async def prompt(self, prompt: Prompt, *, frame_seq: int = 0) -> int:
         """Say something about an object on the next frame (0), or on an answered one still in the history window.
@@ -239,8 +247,7 @@ class TrackStream:
         while (event := await self._inbox.get()) is not None:
             if isinstance(event, Result):
                 return event
-            if isinstance(event, RequestFailed) and self._raises:
-                raise event.error
+            self._raise_if_asked(event)
         raise StopAsyncIteration
 
     async def events(self) -> AsyncGenerator[Event, None]:
@@ -260,9 +267,29 @@ class TrackStream:
             raise self._inbox.error
         return newest
 
-    @property
-    def _raises(self) -> bool:
-        return self.settings.raise_request_errors
+    def _raise_if_asked(self, event: Event) -> None:
+        """What could not be done is raised with `raise_request_errors`."""
+        error = event.error if isinstance(event, RequestFailed | Resumed) else None
+        if error is not None and self.settings.raise_request_errors:
+            raise error
+
+    async def _until_read(self) -> None:
+        """Waits for room for answers: whoever does not read must not send, else nobody would read the connection."""
+        try:
+            async with asyncio.timeout(None if self._told_unread else _UNREAD_S):
+                await self._inbox.wait_for_room()
+        except TimeoutError:
+            self._told_unread = True
+            logger.warning("`send` waits because %d events are unread: read in another task", self._inbox.unread)
+            await self._inbox.wait_for_room()
+
+    async def _send(self, frame: ImageArray | bytes, captured_ns: int) -> int:
+        self._check_open()
+        payload = bytes(frame) if isinstance(frame, bytes | bytearray | memoryview) else await self._encode(frame)
+        limit = self.opened.limits.max_frame_bytes
+        if 0 < limit < len(payload):  # sent, it would end the stream
+            raise LimitExceeded(f"frame has {len(payload)} bytes, the server takes {limit}", field="frame.payload")
+        return await self._post(frame=frame_to_proto(payload, captured_ns))
 
     async def _encode(self, image: ImageArray) -> bytes:
         if isinstance(image, np.ndarray) and image.shape[:2] != self.settings.size:
@@ -304,17 +331,21 @@ class TrackStream:
             failure = given_up(error)
         finally:
             running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
             self._journal.end(failure or ProtocolViolation("the server has ended the stream"))
-            try:
-                await asyncio.gather(reporting, return_exceptions=True)
+            try:  # a cancellation may come at any `await`, and again
+                await asyncio.gather(running, reporting, return_exceptions=True)
                 await self._reader.give_up()
             finally:
                 self._inbox.end(failure)
 
     async def _stop(self) -> None:
+        self._open_streams.discard(self)
         self._resuming.stop()
         self._inbox.end(None)
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
+
+
+def _captured(capture_time_ns: int | None) -> int:
+    return time.time_ns() if capture_time_ns is None else capture_time_ns

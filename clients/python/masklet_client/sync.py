@@ -12,8 +12,10 @@ Errors are those of the async client.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -38,8 +40,12 @@ class _Loop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._pid = 0
 
     def __enter__(self) -> Self:
+        if self._loop is not None:
+            raise ProtocolViolation("the client is connected: `with` is for one block at a time")
+        self._pid = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="masklet-client", daemon=True)
         self._thread.start()
@@ -55,16 +61,21 @@ class _Loop:
         loop.run_until_complete(loop.shutdown_default_executor())
         loop.close()
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether this process was forked from the one that entered the block."""
+        return self._pid != os.getpid()
+
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
         """Wait for `work`; Ctrl-C while waiting cancels it, and waits until it has cleaned up, 10 s at most.
 
         Raises:
-            ProtocolViolation: outside the `with` block, or in the loop's own thread, which would wait for itself.
+            ProtocolViolation: outside the `with` block, also if another thread leaves it meanwhile, in a forked
+                process, or in the loop's own thread, which would wait for itself.
         """
-        loop = self._loop
-        if loop is None or threading.current_thread() is self._thread:
+        loop, refusal = self._loop, self._refusal()
+        if loop is None or refusal:
             work.close()
-            refusal = "`on_event` cannot wait: call the client elsewhere" if loop else "the client is not connected"
             raise ProtocolViolation(refusal)
         ended = threading.Event()
 
@@ -77,10 +88,21 @@ class _Loop:
         future = asyncio.run_coroutine_threadsafe(watched(), loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ProtocolViolation("the client was closed meanwhile") from None
         except BaseException:
             future.cancel()
             ended.wait(_CANCEL_TIMEOUT_S)
             raise
+
+    def _refusal(self) -> str:
+        """Why the caller may not wait; empty: it may."""
+        if self._loop is None:
+            return "the client is not connected"
+        if self.elsewhere:
+            return "the client was connected in another process: connect one in this"
+        own = threading.current_thread() is self._thread
+        return "`on_event` cannot wait: call the client elsewhere" if own else ""
 
 
 class Client:
@@ -104,6 +126,8 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._loop.elsewhere:  # what is open belongs to the process that opened it
+            self._held.pop_all()
         self._held.close()
 
     @property
@@ -166,7 +190,7 @@ class Client:
     def segment(
         self,
         image: ImageArray | bytes,
-        prompts: Iterable[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         *,
         codec: FrameCodec = FrameCodec.JPEG,
         mask_encoding: MaskEncoding = MaskEncoding.RLE,

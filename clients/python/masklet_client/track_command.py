@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 
 from masklet.types import DropReason, Prompt
@@ -22,6 +23,7 @@ _WHY = {
     DropReason.STALE: _SLOW,
     DropReason.CONNECTION_LOST: "their answers were lost with a connection",
 }
+_LOST = "its session was lost with a server while the object was out of sight; prompt it again after that"
 _DESCRIPTION = """\
 Follow objects through a video, a folder of images, a camera (its number) or a stream (RTSP or HTTP URL).
 
@@ -30,7 +32,10 @@ _EXAMPLE = """\
 examples:
   masklet track dog.mp4 --click 1@0:300,200 -o out.mp4
   masklet track dog.mp4 --click 1@0:300,200 --click 1@0:310,220,exclude --box 2@10:10,20,200,180 --json masks.jsonl
-  masklet track 0 --policy latest --click 1@30:640,360 -o camera.mp4        (Ctrl-C ends the recording)"""
+  masklet track 0 --policy latest --click 1@30:640,360 -o camera.mp4        (Ctrl-C ends the recording)
+
+exit status: 0 to the end, 1 to the end but without objects that a server lost on the way, 2 an error, 128 and the
+number of a signal that ended it"""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -81,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _track(args: argparse.Namespace, source: Source, prompts: dict[int, list[Prompt]]) -> int:
     async with connect(args.server) as client:
-        outputs = Outputs.create(args.output, args.json, source.size, source.frame_rate)
+        outputs = Outputs.create(args.output, args.json, source, constant_rate=args.fps is not None)
         tracking = Tracking(source, outputs, max_frames=args.max_frames, quiet=args.quiet)
         policy = args.policy or ("latest" if source.live else "block")
         try:
@@ -99,6 +104,8 @@ def _summarise(args: argparse.Namespace, client: Client, tracking: Tracking, *, 
     print(f"{tracking.answered} frames, {tracking.frame_rate_hz:.1f} frames/s; {fate}")
     for reason, count in sorted(tracking.dropped.items()):
         print(f"{count} more frames were not answered: {_WHY.get(reason, reason)}")
+    for object_id, frame in sorted(tracking.lost.items()):
+        print(f"object {object_id} is not followed from frame {frame} on: {_LOST}")
     if not client.server.model.trained:
         print(UNTRAINED_NOTE)
 
@@ -117,5 +124,10 @@ def _check_prompts(prompts: dict[int, list[Prompt]], source: Source, max_frames:
     for frame, some in prompts.items():
         if max_frames is not None and frame >= max_frames:
             raise CommandError(f"prompt for frame {frame} would never apply: --max-frames is {max_frames}")
+        if source.frame_count is not None and frame >= source.frame_count:
+            said = f"prompt for frame {frame} would never apply: the source has {source.frame_count} frames"
+            if not source.timed:
+                raise CommandError(said)
+            print(f"warning: {said}, as its container says", file=sys.stderr)
         for prompt in some:
             check_prompt(prompt, source.size)

@@ -18,10 +18,12 @@ from tqdm import tqdm
 from masklet.errors import RequestError
 from masklet.types import DropReason, ImageArray, Prompt
 from masklet_client.client import Client
-from masklet_client.events import Dropped
+from masklet_client.events import Dropped, Resumed
 from masklet_client.following import Answer, follow_all
 from masklet_client.outputs import Outputs
 from masklet_client.source import Source, SourceFrame
+
+_EXIT_LOST = 1
 
 
 class Tracking:
@@ -30,6 +32,7 @@ class Tracking:
     Attributes:
         answered: frames that came back with masks.
         dropped: frames that were not answered, by reason.
+        lost: objects that a session begun anew did not take over, and the first frame without them.
         frame_rate_hz: frames answered per second, from opening the stream to now.
     """
 
@@ -45,6 +48,7 @@ class Tracking:
         self._signal = 0
         self.answered = 0
         self.dropped: Counter[DropReason] = Counter()
+        self.lost: dict[int, int] = {}
         self.frame_rate_hz = 0.0
 
     async def run(self, client: Client, prompts: dict[int, list[Prompt]], *, policy: str, codec: str) -> int:
@@ -57,11 +61,16 @@ class Tracking:
             except RequestError:  # after Ctrl-C, prompts for frames that never came are no mistake
                 if not self._stop.is_set():
                     raise
-        return 128 + self._signal if self._signal else 0
+        if self._signal:
+            return 128 + self._signal
+        return _EXIT_LOST if self.lost else 0
 
-    async def _write_all(self, answers: AsyncIterator[Answer], writer: ThreadPoolExecutor) -> None:
+    async def _write_all(self, answers: AsyncIterator[Answer | Resumed], writer: ThreadPoolExecutor) -> None:
         loop, started_s = asyncio.get_running_loop(), time.monotonic()
         async for answer in answers:
+            if isinstance(answer, Resumed):
+                self.lost |= dict.fromkeys(answer.lost_objects, self._next_index)
+                continue
             for frame, ready in self._in_order(answer):
                 await loop.run_in_executor(writer, self._outputs.write, frame, ready)
                 self._bar.update()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import masklet
-from masklet.errors import MaskletError
+from masklet.errors import MaskletError, install_hint
 
 _EXIT_ERROR = 2
 _EXIT_INTERRUPTED = 130
@@ -20,11 +21,16 @@ _EXIT_UNREAD = 141
 
 @dataclass(frozen=True, slots=True)
 class _Command:
-    """One command; `add_parser(subparsers)` of `module` sets the parser's default `run`, a function (args) -> int."""
+    """One command; `add_parser(subparsers)` of `module` sets the parser's default `run`, a function (args) -> int.
+
+    Attributes:
+        extra: of the package, which it cannot do without; empty: the base will do.
+    """
 
     name: str
     module: str
     summary: str
+    extra: str = ""
 
 
 _COMMANDS = (
@@ -34,16 +40,18 @@ _COMMANDS = (
     _Command("demo", "masklet.cli.demo", "see it work on a synthetic video"),
     _Command("track", "masklet_client.cli", "send a video to a server and write its masks"),
     _Command("segment", "masklet_client.cli", "send an image to a server and write its masks"),
-    _Command("train", "masklet.cli.train", "train a model, or fine-tune a published one"),
-    _Command("verify", "masklet.cli.verify", "check this build against recorded results"),
-    _Command("evaluate", "masklet.cli.evaluate", "score masks on annotated video"),
-    _Command("weights", "masklet.cli.weights", "list, download, convert and inspect checkpoints"),
+    _Command("train", "masklet.cli.train", "train a model, or fine-tune a published one", "train"),
+    _Command("verify", "masklet.cli.verify", "check this build against recorded results", "engine"),
+    _Command("evaluate", "masklet.cli.evaluate", "score masks on annotated video", "train"),
+    _Command("weights", "masklet.cli.weights", "list, download, convert and inspect checkpoints", "engine"),
 )
+_EXTRAS = {"tritonclient": "triton", "kubernetes": "kubernetes"}  # of whichever command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status. Errors of ours are one line on stderr and 2, Ctrl-C 130, a closed pipe 141."""
     words = sys.argv[1:] if argv is None else list(argv)
+    _print_anything()
     try:
         args = _parse(words)
         status: int = args.run(args)
@@ -53,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MaskletError as error:
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR
+    except ModuleNotFoundError as error:
+        print(f"error: {_missing(words[0], error)}", file=sys.stderr)
+        return _EXIT_ERROR
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except BrokenPipeError:  # what read our output has gone (`... | head`), so the rest is thrown away
@@ -61,6 +72,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a folder that may not be read, a full disk
         print(f"error: {error}", file=sys.stderr)
         return _EXIT_ERROR
+
+
+def _print_anything() -> None:
+    """Characters that a console's encoding lacks are printed escaped: no file's name is worth a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _missing(name: str, error: ModuleNotFoundError) -> str:
+    """How to get the package that a command lacks; raises `error` if none of its extras brings it."""
+    package = (error.name or "").partition(".")[0]
+    extra = _EXTRAS.get(package) or next((command.extra for command in _COMMANDS if command.name == name), "")
+    if not extra or package == "masklet":
+        raise error
+    return f"masklet {name} needs {package}: {install_hint(extra)}"
 
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:

@@ -17,6 +17,7 @@ from masklet.cli.evaluation_backend import add_model_arguments, open_backend
 from masklet.cli.evaluation_data import add_data_arguments, min_area_px, open_data
 from masklet.config import ModelConfig
 from masklet.errors import ConfigError, MaskletError
+from masklet.terminable import leaving_on_sigterm
 from masklet.training.datasets import VideoSequence
 from masklet.training.evaluation import MODES, EvaluationSettings, Report, evaluate, format_table
 from masklet.training.evaluation.report import format_measures
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     )
     sequences = open_data(args)
     with nullcontext() if args.json is None else _ScoreFile(args.json, args, len(sequences)) as scores:
-        report, model = asyncio.run(_evaluate(args, sequences, settings, scores))
+        with leaving_on_sigterm():
+            report, model = asyncio.run(_evaluate(args, sequences, settings, scores))
         print(format_table(report))
         if model is not None and not model.trained:
             print("The weights are untrained: these numbers say nothing about SAM 2.")

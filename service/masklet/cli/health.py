@@ -6,12 +6,13 @@ import argparse
 import os
 from typing import Any
 
-from masklet.config_file import config_keys
+from masklet.cli.host_port import host_port
+from masklet.config_file import in_environment
 from masklet.errors import ConfigError
 
 _NOT_SERVING = 1
 _LONGEST_S = 86_400
-_LAST_PORT = 65535
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a service that listens everywhere is asked here
 _DESCRIPTION = """\
 Ask over gRPC (grpc.health.v1) whether a masklet service or a Triton takes calls.
 
@@ -28,24 +29,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         allow_abbrev=False,
     )
     address = "host:port of its gRPC port (default: %(default)s)"
-    port = config_keys()["server.port"]
-    here = f"127.0.0.1:{os.environ.get(port.variable, port.default)}"
-    parser.add_argument("--server", default=here, metavar="ADDRESS", help=address)
+    parser.add_argument("--server", default=_here(), metavar="ADDRESS", help=address)
     parser.add_argument("--service", default="", metavar="NAME", help="one service of it (default: all)")
     parser.add_argument("--timeout", type=float, default=3.0, metavar="S", help="default: %(default)s")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask once; 0 if it serves, else 1. Raises ConfigError for a timeout or a port that makes no sense."""
+    """Ask once; 0 if it serves, else 1. Raises ConfigError or InvalidOpen for a timeout or address of no sense."""
+    from masklet_client.address import parse_addresses
+
     if not 0 < args.timeout <= _LONGEST_S:
         raise ConfigError(f"--timeout is {args.timeout:g}, must be above 0 and at most {_LONGEST_S} seconds")
-    port = args.server.rpartition(":")[2]
-    if port.isdecimal() and float(port) > _LAST_PORT:  # gRPC would ask at another one
-        raise ConfigError(f"--server is {args.server}, its port must be at most {_LAST_PORT}")
+    parse_addresses([args.server])
     answer = _ask(args.server, args.service, args.timeout)
     print(answer)
     return 0 if answer == "SERVING" else _NOT_SERVING
+
+
+def _here() -> str:
+    """Where the environment has a service on this machine listen."""
+    host, port = in_environment("server.host", os.environ), in_environment("server.port", os.environ)
+    return host_port(_LOOPBACK.get(host, host), port)
 
 
 def _ask(server: str, service: str, timeout_s: float) -> str:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from masklet.cli.host_port import host_port
 from masklet.config_file import ConfigKey, config_keys, load_config, to_toml
 
 if TYPE_CHECKING:
@@ -106,8 +107,8 @@ def _announce(server: Server) -> None:
     _LOG.info(
         "ready",
         extra={
-            "address": f"{where.host}:{server.port}",
-            "metrics": f"{where.metrics_host}:{server.metrics_port}",
+            "address": host_port(where.host, server.port),
+            "metrics": host_port(where.metrics_host, server.metrics_port),
             "backend": model.backend,
             "model": model.model,
             "device": model.device,

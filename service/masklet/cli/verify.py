@@ -56,12 +56,19 @@ def run(args: argparse.Namespace) -> int:
     """Replay all scenarios; 0 if all are inside the tolerances."""
     if args.triton is not None and args.backend != "triton":
         raise ConfigError(f"--triton is {args.triton}, which only --backend triton uses, not {args.backend}")
-    paths = [path for folder in args.folders for path in find_scenarios(folder)]
+    paths = [path for folder in args.folders for path in find_scenarios(_whole(folder))]
     print(_HEADER)
     with leaving_on_sigterm(), tempfile.TemporaryDirectory(prefix="masklet-verify-") as folder:
         passed = [asyncio.run(_verify(path, args, Path(folder))) or _in_another_order(path, args) for path in paths]
     print(f"{sum(passed)} of {len(passed)} scenarios inside the tolerances")
     return 0 if all(passed) else 1
+
+
+def _whole(folder: Path) -> Path:
+    """`folder`; raises ConfigError if it is the half of a scenario."""
+    if folder.suffix == ".json" and folder.is_file() and not folder.with_suffix(".npz").exists():
+        raise ConfigError(f"{folder} is no scenario without {folder.with_suffix('.npz')}, which is missing")
+    return folder
 
 
 def _in_another_order(path: Path, args: argparse.Namespace) -> bool:

@@ -25,9 +25,11 @@ from prometheus_client import (
 )
 
 from masklet.errors import AdmissionRefused, ServerDraining, SessionExpired, SessionStateLost
-from masklet.types import BackendStats, DropReason, ModelDescription, StateOrigin
+from masklet.types import BackendStats, DropReason, FrameCodec, ModelDescription, StateOrigin
 
 LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.033, 0.05, 0.066, 0.08, 0.1, 0.133, 0.2, 0.333, 0.5, 1.0, 2.0, 5.0)
+CALL_BUCKETS_S = (*LATENCY_BUCKETS_S, 10.0, 20.0, 60.0)  # an image, or a session's state, may take as long on a CPU
+RECOVERY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 DURATION_BUCKETS_S = (1.0, 10.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0)
 DETACHED_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
@@ -63,6 +65,7 @@ class Metrics:
 
     def _add_frames(self) -> None:
         self.frames_received = self._counter("frames_received", "Frames received, accepted or not.", "codec")
+        _begin(self.frames_received, product(FrameCodec))
         self.frame_results = self._counter(
             "frame_results", "What became of frames: answered, or dropped for a reason.", "outcome", "reason"
         )
@@ -81,7 +84,9 @@ class Metrics:
         self.stream_closed = self._counter("stream_closed", "Streams ended, by reason.", "reason")
         _begin(self.stream_closed, product(["close", "cancelled"]))
         self.rpcs = self._counter("rpcs", "Calls ended, by method and gRPC code.", "method", "code")
-        self.rpc_seconds = self._histogram("rpc_seconds", "Duration of calls that are not streams.", "method")
+        self.rpc_seconds = self._histogram(
+            "rpc_seconds", "Duration of calls that are not streams.", "method", buckets=CALL_BUCKETS_S
+        )
 
     def _add_sessions(self) -> None:
         self.sessions = self._gauge("sessions", "Sessions by state.", "state")
@@ -118,9 +123,13 @@ class Metrics:
         _begin(self.recoveries, product(_SURVIVED[1:], ["recovered"]))
         _begin(self.recoveries, [("none", SessionStateLost.reason)])
         self.session_recovery = self._histogram(
-            "session_recovery_seconds", "From the loss of a session's Triton to going on elsewhere."
+            "session_recovery_seconds",
+            "From the loss of a session's Triton to going on elsewhere.",
+            buckets=RECOVERY_BUCKETS_S,
         )
-        self.checkpoint_seconds = self._histogram("checkpoint_seconds", "Fetching a session's state.")
+        self.checkpoint_seconds = self._histogram(
+            "checkpoint_seconds", "Fetching a session's state.", buckets=CALL_BUCKETS_S
+        )
         self.checkpoints = self._counter(
             "checkpoints",
             "Sessions' states: kept, evicted for others, refused as too large, or not fetched.",
@@ -172,7 +181,8 @@ class Metrics:
         self.kubernetes_errors = self._counter(
             "kubernetes_errors", "Requests to the Kubernetes API that failed.", "operation", "reason"
         )
-        _begin(self.kubernetes_errors, product(["list", "watch"], ["unreachable", "denied", "gone"]))
+        operations, failures = ["list", "watch", "lease", "pod"], ["unreachable", "denied", "refused"]
+        _begin(self.kubernetes_errors, [*product(operations, failures), *product(operations[:2], ["gone"])])
         self.kubernetes_leader = self._gauge("kubernetes_leader", "1 while this service writes deletion costs.")
         self.kubernetes_deletion_costs = self._counter("kubernetes_deletion_costs", "Deletion costs written on pods.")
 
@@ -183,6 +193,10 @@ class Metrics:
         GCCollector(registry=self.registry)
         threads = self._gauge("process_threads", "Threads of the process, those of libraries included.")
         threads.set_function(_count_threads)
+
+    def begin_calls(self, methods: Iterable[str]) -> None:
+        """Which methods there are, by their full names: their calls are counted from 0, fine or failed inside."""
+        _begin(self.rpcs, product(methods, ["OK", "INTERNAL", "UNKNOWN", "DATA_LOSS"]))
 
     def begin_drain(self) -> None:
         """No new sessions from now on."""

@@ -58,6 +58,7 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         """Does not wait for any endpoint."""
+        self.measure()  # discovery may name none for long, which is to be seen, too
         self._following = asyncio.create_task(self._follow())
         return self
 

@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 import masklet
 from masklet.backends.base import Backend
-from masklet.config import Config, SessionConfig
+from masklet.config import Config, ServerConfig, SessionConfig
 from masklet.config_file import check_config
 from masklet.errors import BackendUnavailable, MaskletError
 from masklet.observability.metrics import Metrics
@@ -38,8 +38,10 @@ from masklet.v1 import segmentation_pb2, session_pb2
 from masklet.v1.segmentation_pb2_grpc import add_SegmentationServiceServicer_to_server
 from masklet.v1.session_pb2_grpc import add_SessionServiceServicer_to_server
 
-SEGMENTATION_SERVICE = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"].full_name
-SESSION_SERVICE = session_pb2.DESCRIPTOR.services_by_name["SessionService"].full_name
+_SEGMENTATION = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"]
+_SESSION = session_pb2.DESCRIPTOR.services_by_name["SessionService"]
+SEGMENTATION_SERVICE = _SEGMENTATION.full_name
+SESSION_SERVICE = _SESSION.full_name
 _WATCHED = frozenset({"", SEGMENTATION_SERVICE})
 _LOADING_RETRY_S = 2.0
 _STOP_GRACE_S = 1.0  # for calls that are all but done, and for streams to free their sessions
@@ -78,6 +80,7 @@ class Server:
         check_config(config)
         self.config = config
         self.metrics = Metrics()
+        self.metrics.begin_calls(_methods(config.server))
         self.metrics.drain_timeout.set(config.server.drain_delay_s + config.server.drain_timeout_s)
         self._backend = backend or make_backend(config, metrics=self.metrics)
         self.registry = SessionRegistry(config.limits.max_sessions, metrics=self.metrics)
@@ -236,6 +239,12 @@ async def serve(config: Config, *, ready: Callable[[Server], None] | None = None
     except asyncio.CancelledError:
         if not asked.is_set():
             raise
+
+
+def _methods(config: ServerConfig) -> list[str]:
+    """Full names of the methods of ours that are served."""
+    services = [_SEGMENTATION, _SESSION] if config.session_service else [_SEGMENTATION]
+    return [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
 
 
 def _signer(config: SessionConfig) -> TokenSigner:

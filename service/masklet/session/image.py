@@ -16,6 +16,7 @@ from masklet.session.context import StreamContext
 from masklet.session.edits import Edit, PendingEdits
 from masklet.session.messages import ObjectResult, Timing
 from masklet.session.object_states import ObjectStates
+from masklet.session.opening import open_bank
 from masklet.session.terms import profile_settings
 from masklet.session.validation import (
     check_codec,
@@ -83,7 +84,7 @@ async def _step_once(
     if objects > 1:  # else its load is that of any session whose client names no rate
         settings = replace(settings, frame_rate_hz=_SEVERAL_OBJECTS_HZ)
     try:
-        await context.backend.open(session_id, settings)
+        await open_bank(context.backend, session_id, settings)
         context.backend.reserve(session_id, objects)
         return await context.backend.step(session_id, request)
     finally:

@@ -6,8 +6,16 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from masklet.backends.base import FIRST_EPOCH
-from masklet.errors import InvalidOpen, MaskletError, SessionExpired, SessionStateLost, SessionSuperseded
+from masklet.backends.base import FIRST_EPOCH, Backend
+from masklet.errors import (
+    BackendUnavailable,
+    BackendUncertain,
+    InvalidOpen,
+    MaskletError,
+    SessionExpired,
+    SessionStateLost,
+    SessionSuperseded,
+)
 from masklet.session.closing import close_bank
 from masklet.session.context import StreamContext
 from masklet.session.live import LiveSession
@@ -16,10 +24,11 @@ from masklet.session.protocol import FIRST_SEQ, StreamProtocol
 from masklet.session.terms import Terms, announce_limits, grant, opened
 from masklet.session.tokens import ResumeClaim
 from masklet.session.validation import check_open, limits_of_frames
-from masklet.types import BankSummary, StateOrigin
+from masklet.types import BankSummary, StateOrigin, TrackSettings
 
 _EPOCH_STEPS = tuple(2**power for power in range(21))
 """How far above a token's epoch the memory bank's may be: it rises by one whenever the session is resumed."""
+_RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +78,25 @@ async def join(context: StreamContext, wanted: Open, caller: Caller) -> Joined:
     return joined
 
 
+async def open_bank(backend: Backend, session_id: str, settings: TrackSettings) -> None:
+    """`backend.open` for a session nobody knows yet, so that a lost answer loses nothing: try again, with another.
+
+    Raises:
+        AdmissionRefused: there is no room; OverCapacity: none for its load.
+        BackendUnavailable: it cannot be reached, or its answer was lost.
+        BackendError: the backend failed.
+    """
+    try:
+        await backend.open(session_id, settings)
+    except BackendUncertain as error:
+        raise BackendUnavailable(str(error), retry_after_s=_RETRY_AFTER_S) from error
+
+
 async def _begin(context: StreamContext, terms: Terms, caller: Caller) -> Joined:
     session_id = uuid.uuid4().hex
     record = context.registry.add(session_id, peer=caller.peer, size=terms.size)
     try:
-        await context.backend.open(session_id, terms.settings)
+        await open_bank(context.backend, session_id, terms.settings)
     except BaseException as error:
         context.registry.withdraw(session_id, error)
         await close_bank(context.backend, session_id)  # whoever was cancelled meanwhile may have opened it
