@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import multiprocessing
+import re
 import threading
 import time
 from typing import Any
