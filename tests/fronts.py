@@ -8,7 +8,15 @@ from typing import Self
 from masklet.backends.base import FIRST_EPOCH, Backend
 from masklet.backends.ownership import Owners
 from masklet.errors import SessionStateLost, SessionSuperseded
-from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ImageArray,
+    ModelDescription,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
 
 
 class Shared:
@@ -44,6 +52,9 @@ class Front:
 
     def location(self, session_id: str) -> str:
         return "here"
+
+    def begin(self, image: ImageArray) -> None:
+        pass
 
     def disown(self, session_id: str) -> None:
         self._epochs.pop(session_id, None)

@@ -6,8 +6,10 @@ Sizes are (height, width); points are (x, y) in pixels of the frame as sent; box
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,6 +175,7 @@ class StepRequest:
         reset: forget everything first.
         with_logits: return low-resolution logits.
         with_pointers: return object pointers (for verification).
+        begun: what `Backend.begin` gave for the image, if it was asked.
     """
 
     frame_seq: int
@@ -182,6 +185,7 @@ class StepRequest:
     reset: bool = False
     with_logits: bool = False
     with_pointers: bool = False
+    begun: Future[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import pytest
 from masklet.backends.calibration import measure_capacity
 from masklet.backends.embedded import EmbeddedBackend
 from masklet.config import ModelConfig, RoutingConfig
-from masklet.engine import Engine, EngineSettings
+from masklet.engine import EncodedFrame, Engine, EngineSettings
 from masklet.errors import MaskletError
 from masklet.model import build
 from masklet.types import StepRequest, StepResult
@@ -27,8 +27,10 @@ class TimedEngine(Engine):
         self.now_s = 0.0
         self.batches: list[int] = []
 
-    def step(self, requests: Sequence[tuple[str, StepRequest]]) -> list[StepResult | MaskletError]:
-        answers = super().step(requests)
+    def step(
+        self, requests: Sequence[tuple[str, StepRequest]], encoded: Sequence[EncodedFrame | None] = ()
+    ) -> list[StepResult | MaskletError]:
+        answers = super().step(requests, encoded)
         assert [len(answer.objects) for answer in answers if isinstance(answer, StepResult)] == [1] * len(requests)
         self.now_s += self.takes(len(requests))
         self.batches.append(len(requests))

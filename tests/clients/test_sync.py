@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_leaving_follow_early(far_address: str, frames: list[ImageArray]) -> Non
         assert client.describe().model.backend == "fake"
 
 
+@pytest.fixture
+def ctrl_c_interrupts() -> Iterator[None]:
+    """Whatever handler an earlier test of this process has left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_in_follow_is_what_the_caller_gets(frames: list[ImageArray]) -> None:
     """While the server is busy, so that closing the stream takes a moment."""
     press = threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

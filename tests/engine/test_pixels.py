@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from masklet.engine import pixels
 from masklet.engine.pixels import fill_holes, fit_frame, full_masks, normalise, squash
 from masklet.types import Profile
 
@@ -143,8 +144,8 @@ def test_absent_objects_are_not_searched_for_holes(monkeypatch):
     logits = torch.full((3, 9, 9), -1024.0)
     logits[1] = 1.0
     logits[1, 4, 4] = -1.0
-    spread = Mock(wraps=functional.max_pool2d)
-    monkeypatch.setattr(functional, "max_pool2d", spread)
+    spread = Mock(wraps=pixels._neighbours_max)
+    monkeypatch.setattr(pixels, "_neighbours_max", spread)
     filled = fill_holes(logits, 8)
     assert {len(call.args[0]) for call in spread.call_args_list} == {1}
     assert filled[1].min() == pytest.approx(0.1)

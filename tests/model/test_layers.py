@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from masklet.model.layers import LayerNorm2d, resize
+from masklet.model import layers
+from masklet.model.layers import LayerNorm2d, attend, resize
 
 
 @pytest.mark.parametrize(("side", "size"), [(16, 64), (5, 32), (12, 18), (64, 16), (7, 7)])
@@ -37,3 +38,23 @@ def test_the_norm_with_gradients_is_the_librarys(channels):
     towards = torch.randn(x.shape, generator=random)
     ours_, theirs_ = (torch.autograd.grad(y, (x, norm.weight, norm.bias), towards) for y in (norm(x), theirs))
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(ours_, theirs_, strict=True))
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize(("queries", "keys"), [(8, 8), (8, 700), (700, 8), (16, 64), (64, 16), (300, 300), (70, 600)])
+def test_attention_in_bfloat16_is_attention_whatever_there_is_few_of(monkeypatch, tiles, queries, keys):
+    monkeypatch.setattr(layers, "has_matrix_tiles", lambda: tiles)
+    random = torch.Generator().manual_seed(queries + keys)
+    q, k, v = (2 * torch.randn(2, 4, n, 16, generator=random) for n in (queries, keys, keys))
+    expected = torch.softmax(q @ k.transpose(2, 3) / 4, dim=-1) @ v
+    found = attend(q.bfloat16(), k.bfloat16(), v.bfloat16()).float()
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_the_norm_of_few_channels_in_bfloat16_is_the_librarys():
+    random = torch.Generator().manual_seed(0)
+    norm = LayerNorm2d(4).bfloat16().requires_grad_(False)
+    norm.weight.copy_(torch.randn(4, generator=random))
+    x = torch.randn(2, 4, 6, 6, generator=random).bfloat16()
+    theirs = F.layer_norm(x.movedim(1, 3).float(), (4,), norm.weight.float(), norm.bias.float(), 1e-6).movedim(3, 1)
+    assert torch.allclose(norm(x).float(), theirs, atol=0.02)

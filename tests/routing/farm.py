@@ -31,6 +31,7 @@ from masklet.routing.router import RoutedBackend
 from masklet.types import (
     BackendStats,
     BankSummary,
+    ImageArray,
     ModelDescription,
     Prompt,
     StepRequest,
@@ -185,6 +186,9 @@ class Client:
 
     def location(self, session_id: str) -> str:
         return ""
+
+    def begin(self, image: ImageArray) -> None:
+        pass
 
     def disown(self, session_id: str) -> None:
         self.epochs.pop(session_id, None)

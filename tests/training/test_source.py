@@ -71,3 +71,24 @@ def test_a_share_of_clips_is_drawn_without_the_assets(share, expected, monkeypat
     for seed in range(10):
         steps._synthetic_clip(stage, 1, seed, np.random.default_rng(seed))
     assert sum(bank is not photo for bank in used) == expected
+
+
+def test_a_share_of_clips_is_drawn_coarsely_and_enlarged(monkeypatch):
+    drawn = []
+    draw = SyntheticVideo.clip
+
+    def seen(self, seed, frames=None):
+        clip = draw(self, seed, frames)
+        drawn.append(clip)
+        return clip
+
+    monkeypatch.setattr(SyntheticVideo, "clip", seen)
+    steps, stage = source(coarse_share=0.5)
+    clips = [steps._synthetic_clip(stage, 3, seed, np.random.default_rng(seed)) for seed in range(12)]
+    assert {clip.size for clip in clips} == {(64, 64)}
+    assert {clip.size for clip in drawn} == {(42, 42), (64, 64)}
+    for clip, original in zip(clips, drawn, strict=True):
+        small = clip.resized(original.size)
+        order = 1 if np.abs(small.frames[0].astype(int) - original.frames[0]).mean() < 8 else -1  # some run backwards
+        assert np.abs(small.frames[::order].astype(int) - original.frames).mean() < 8
+        assert (small.masks[::order] != original.masks).mean() < 0.02

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ImageArray,
+    ModelDescription,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
 
 FIRST_EPOCH = 1  # of the owner that opened or imported a session
 
@@ -76,6 +85,18 @@ class Backend(Protocol):
 
     def disown(self, session_id: str) -> None:
         """Leave a session to whoever attaches to it: leaving the backend will not close it."""
+        ...
+
+    def begin(self, image: ImageArray) -> Future[Any] | None:
+        """Begin on a frame before its turn, where that helps: with what needs no session's memory.
+
+        Args:
+            image: [H, W, 3] uint8 RGB.
+
+        Returns:
+            To be given to `step` with the frame, as `StepRequest.begun`; cancel it if the frame is not going to come.
+            None: nothing was begun.
+        """
         ...
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:

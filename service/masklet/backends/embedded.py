@@ -1,4 +1,8 @@
-"""The engine in this process: one worker thread owns it and batches whatever sessions have ready."""
+"""The engine in this process: one worker thread owns it and batches whatever sessions have ready.
+
+On a CPU, while the worker is busy, a second thread encodes the frames that wait behind it: most of a frame's work needs
+no memory, and two threads with work of their own use two cores better than two that share each product.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -20,10 +24,19 @@ from masklet.backends.base import FIRST_EPOCH
 from masklet.backends.calibration import measure_capacity
 from masklet.backends.ownership import Owners
 from masklet.config import ModelConfig, RoutingConfig
-from masklet.engine import Engine
+from masklet.engine import EncodedFrame, Engine
 from masklet.engine.load import load_engine
 from masklet.errors import BackendError, BackendUnavailable, MaskletError
-from masklet.types import BackendStats, BankSummary, ModelDescription, Prompt, StepRequest, StepResult, TrackSettings
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ImageArray,
+    ModelDescription,
+    Prompt,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -55,6 +68,8 @@ class EmbeddedBackend:
         self._stopping = False
         self._worker: threading.Thread | None = None
         self._engine: Engine | None = None
+        self._encoder: ThreadPoolExecutor | None = None
+        self._stepping = False
         self._description: ModelDescription | None = None
         self._batches = self._batched_steps = 0
         self._owners = Owners()
@@ -85,7 +100,9 @@ class EmbeddedBackend:
             self._wake.notify()
         if self._worker is not None:
             await asyncio.to_thread(self._worker.join)
-        self._worker = self._engine = None
+        if self._encoder is not None:
+            await asyncio.to_thread(self._encoder.shutdown, cancel_futures=True)
+        self._worker = self._engine = self._encoder = None
         self._owners = Owners()
         self._admission.clear()
 
@@ -137,6 +154,13 @@ class EmbeddedBackend:
 
     def disown(self, session_id: str) -> None:
         """Nothing to do: sessions end with this process."""
+
+    def begin(self, image: ImageArray) -> Future[EncodedFrame] | None:
+        """Encode a frame before its turn, on a CPU while the engine is busy; else it is sooner done in its turn."""
+        engine, encoder = self._engine, self._encoder
+        if engine is None or encoder is None or self._stopping or not self._stepping:
+            return None
+        return encoder.submit(engine.encode, image)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one."""
@@ -195,6 +219,7 @@ class EmbeddedBackend:
             reason = f"{type(error).__name__}: {error}"
             started.set_exception(BackendUnavailable(f"the embedded engine could not be loaded: {reason}"))
             return
+        self._encoder = _encoder(engine)
         self._engine = engine
         started.set_result(description)
         while batch := self._next_calls():
@@ -243,7 +268,10 @@ class EmbeddedBackend:
         self._batches += 1
         self._batched_steps += len(live)
         requests = [(call.session_id, call.request) for call in live if call.request is not None]
-        for call, answer in zip(live, step_together(engine, requests), strict=True):
+        self._stepping = True
+        answers = step_together(engine, requests, [_encoded(request.begun) for _, request in requests])
+        self._stepping = False
+        for call, answer in zip(live, answers, strict=True):
             if isinstance(answer, MaskletError):
                 call.done.set_exception(answer)
             else:
@@ -257,10 +285,31 @@ class EmbeddedBackend:
                     call.done.set_exception(BackendUnavailable("the embedded engine was stopped"))
 
 
-def step_together(engine: Engine, requests: Sequence[tuple[str, StepRequest]]) -> list[StepResult | MaskletError]:
+def _encoder(engine: Engine) -> ThreadPoolExecutor | None:
+    """A thread that encodes with half of torch's threads; None where that does not help: on a GPU, or one core."""
+    threads = torch.get_num_threads()
+    if engine.device.type != "cpu" or threads < 2:
+        return None
+    encoder = ThreadPoolExecutor(1, "masklet-encoder", torch.set_num_threads, (threads // 2,))
+    encoder.submit(torch.get_num_threads).result()  # it has started
+    torch.set_num_threads(threads)  # of this thread, and of all that start after it
+    return encoder
+
+
+def _encoded(begun: Future[Any] | None) -> EncodedFrame | None:
+    """What was begun, if it was begun in time and did not fail; then the frame is encoded with the others."""
+    if begun is None or begun.cancel():
+        return None
+    found = None if begun.exception() else begun.result()
+    return found if isinstance(found, EncodedFrame) else None
+
+
+def step_together(
+    engine: Engine, requests: Sequence[tuple[str, StepRequest]], encoded: Sequence[EncodedFrame | None] = ()
+) -> list[StepResult | MaskletError]:
     """One batch; if it breaks, its requests one by one, so that one of them cannot take the others along."""
     try:
-        return engine.step(requests)
+        return engine.step(requests, encoded)
     except Exception as error:
         if len(requests) == 1:
             return [failed(error)]

@@ -27,7 +27,15 @@ from masklet.backends.fake_bank import Bank, pack, unpack
 from masklet.backends.ownership import Owners
 from masklet.config import RoutingConfig
 from masklet.errors import BackendError, BackendUnavailable, MaskletError, SessionStateLost
-from masklet.types import BackendStats, BankSummary, ModelDescription, StepRequest, StepResult, TrackSettings
+from masklet.types import (
+    BackendStats,
+    BankSummary,
+    ImageArray,
+    ModelDescription,
+    StepRequest,
+    StepResult,
+    TrackSettings,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,9 @@ class FakeBackend:
 
     def disown(self, session_id: str) -> None:
         """Nothing to do: sessions end with this backend."""
+
+    def begin(self, image: ImageArray) -> None:
+        """Nothing is begun: there is nothing to be had from it."""
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Tracks one frame, or corrects one; see `Backend.step` for errors."""

@@ -190,6 +190,9 @@ class TritonBackend:
         """Leave a session to whoever attaches to it: leaving the backend will not close it."""
         self._sessions.pop(session_id, None)
 
+    def begin(self, image: ImageArray) -> None:
+        """Nothing is begun: frames are sent in their turn."""
+
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one."""
         owned = self._owned(session_id)

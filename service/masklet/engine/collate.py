@@ -10,6 +10,7 @@ from torch import Tensor
 from masklet.engine.pixels import fit_frame
 from masklet.engine.track import Answer, ObjectTrack, PastFrame, Said, SessionState
 from masklet.errors import InvalidPrompt, UnknownFrame, UnknownObject
+from masklet.model import FrameFeatures
 from masklet.types import Prompt, PromptMode, StepRequest
 
 
@@ -54,6 +55,7 @@ class Job:
         frame: the frame at model size.
         objects: the object table as it will be.
         rows: the objects that go through the network.
+        features: of the frame, if it was encoded before its turn.
     """
 
     session: SessionState
@@ -62,6 +64,7 @@ class Job:
     frame: PastFrame
     objects: dict[int, ObjectTrack]
     rows: list[Row] = field(default_factory=list)
+    features: FrameFeatures | None = None
 
     @property
     def is_correction(self) -> bool:
@@ -69,7 +72,22 @@ class Job:
         return self.request.image is None
 
 
-def collate(session: SessionState, request: StepRequest, *, size: int, device: torch.device) -> Job:
+@dataclass(frozen=True, slots=True)
+class EncodedFrame:
+    """A frame before its turn: its pixels at model size [3, S, S] uint8, and its features."""
+
+    pixels: Tensor
+    features: FrameFeatures
+
+
+def collate(
+    session: SessionState,
+    request: StepRequest,
+    *,
+    size: int,
+    device: torch.device,
+    encoded: EncodedFrame | None = None,
+) -> Job:
     """Plan one request.
 
     Args:
@@ -77,14 +95,16 @@ def collate(session: SessionState, request: StepRequest, *, size: int, device: t
         request: what is asked.
         size: the model's input size.
         device: where frames go.
+        encoded: what the request's frame was made into before its turn, if it was.
 
     Raises:
         UnknownFrame: a correction of a frame that is not in the history window, or that `reset` forgets.
         UnknownObject: a removal of an object that is not tracked.
         InvalidPrompt: a prompt that says nothing, or a mask of another size than the frame.
     """
-    index, frame = _frame(session, request, size, device)
+    index, frame = _frame(session, request, size, device, encoded)
     planned = Job(session, request, index, frame, _surviving(session, request))
+    planned.features = encoded.features if encoded is not None and not planned.is_correction else None
     said = _by_object(request.prompts, frame)
     known = set(planned.objects)
     for object_id in sorted(said if planned.is_correction else known | said.keys()):
@@ -95,14 +115,16 @@ def collate(session: SessionState, request: StepRequest, *, size: int, device: t
     return planned
 
 
-def _frame(session: SessionState, request: StepRequest, size: int, device: torch.device) -> tuple[int, PastFrame]:
+def _frame(
+    session: SessionState, request: StepRequest, size: int, device: torch.device, encoded: EncodedFrame | None
+) -> tuple[int, PastFrame]:
     if request.image is None:
         if request.reset:
             raise UnknownFrame(f"frame {request.frame_seq} cannot be corrected: the same request resets the session")
         index = session.past_index(request.frame_seq)
         return index, session.past[index]
     height, width = request.image.shape[:2]
-    pixels: Tensor = fit_frame(request.image, size, device)
+    pixels: Tensor = encoded.pixels if encoded is not None else fit_frame(request.image, size, device)
     return session.next_index, PastFrame(request.frame_seq, (height, width), pixels)
 
 

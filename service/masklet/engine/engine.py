@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from masklet.engine.bank import Entry, MemoryBank
-from masklet.engine.collate import Job, Row, collate
+from masklet.engine.collate import EncodedFrame, Job, Row, collate
 from masklet.engine.denormals import denormals_are_zero
 from masklet.engine.forward import Forward, Outcome, Pools
 from masklet.engine.listing import listed_masks
 from masklet.engine.packing import pack_linear_layers
+from masklet.engine.pixels import fit_frame, normalise
 from masklet.engine.pool import Pool, write_all
 from masklet.engine.portable import dump_session, load_session
 from masklet.engine.settings import EngineSettings, keep_full_float32
 from masklet.engine.track import Answer, ObjectTrack, SessionState
 from masklet.errors import BackendError, MaskletError, SessionStateLost
 from masklet.model import SAM2
-from masklet.types import BankSummary, FloatArray, ObjectMask, StepRequest, StepResult, TrackSettings
+from masklet.types import BankSummary, FloatArray, ImageArray, ObjectMask, StepRequest, StepResult, TrackSettings
 
 
 class Engine:
@@ -83,11 +84,25 @@ class Engine:
 
     @torch.inference_mode()
     @denormals_are_zero()
-    def step(self, requests: Sequence[tuple[str, StepRequest]]) -> list[StepResult | MaskletError]:
+    def encode(self, image: ImageArray) -> EncodedFrame:
+        """Begin on a frame before its turn: what no session's state is needed for. Any thread may call it.
+
+        Args:
+            image: [H, W, 3] uint8 RGB.
+        """
+        pixels = fit_frame(image, self.network.config.input_size, self.device)
+        return EncodedFrame(pixels, self.network.encode_image(normalise(pixels[None])))
+
+    @torch.inference_mode()
+    @denormals_are_zero()
+    def step(
+        self, requests: Sequence[tuple[str, StepRequest]], encoded: Sequence[EncodedFrame | None] = ()
+    ) -> list[StepResult | MaskletError]:
         """Run one request each of several sessions as one batch.
 
         Args:
             requests: (session id, request); a session may occur once.
+            encoded: what `encode` made of the requests' frames, where it was asked; empty: of none.
 
         Returns:
             Per request its result or its error (SessionStateLost, UnknownFrame, UnknownObject, InvalidPrompt).
@@ -97,7 +112,8 @@ class Engine:
         """
         if len({session_id for session_id, _ in requests}) < len(requests):
             raise ValueError("a session occurs twice in one batch")
-        planned = [self._collate(session_id, request) for session_id, request in requests]
+        begun = encoded or [None] * len(requests)
+        planned = [self._collate(*request, ahead) for request, ahead in zip(requests, begun, strict=True)]
         jobs = [plan for plan in planned if isinstance(plan, Job)]
         tracking = [job for job in jobs if job.rows]  # frames without objects are only remembered
         for position, job in enumerate(tracking):
@@ -136,10 +152,11 @@ class Engine:
             raise SessionStateLost(f"session {session_id} is not open here")
         return self.sessions[session_id]
 
-    def _collate(self, session_id: str, request: StepRequest) -> Job | MaskletError:
+    def _collate(self, session_id: str, request: StepRequest, encoded: EncodedFrame | None) -> Job | MaskletError:
         try:
             session = self._session(session_id)
-            return collate(session, request, size=self.network.config.input_size, device=self.device)
+            size = self.network.config.input_size
+            return collate(session, request, size=size, device=self.device, encoded=encoded)
         except MaskletError as error:
             return error
 

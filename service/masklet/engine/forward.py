@@ -68,12 +68,16 @@ class Forward:
         return Outcome(self.output, self.said, memories)
 
     def _encode_frames(self) -> FrameFeatures:
-        frames = torch.stack([job.frame.pixels for job in self.jobs])
-        parts = [self.network.encode_image(normalise(part)) for part in frames.split(self.max_rows)]
-        return FrameFeatures(
-            embedding=torch.cat([part.embedding for part in parts]),
-            skips=(torch.cat([part.skips[0] for part in parts]), torch.cat([part.skips[1] for part in parts])),
-        )
+        """The features of all jobs' frames, in order; those encoded before their turn are not encoded again."""
+        todo = [job.frame.pixels for job in self.jobs if job.features is None]
+        encoded = _joined(self._encoded(todo)) if todo else None
+        if len(todo) == len(self.jobs) and encoded is not None:
+            return encoded
+        fresh = iter(_singly(encoded) if encoded is not None else ())
+        return _joined([next(fresh) if job.features is None else job.features for job in self.jobs])
+
+    def _encoded(self, frames: list[Tensor]) -> list[FrameFeatures]:
+        return [self.network.encode_image(normalise(part)) for part in torch.stack(frames).split(self.max_rows)]
 
     def _earlier_answers(self) -> ObjectOutput:
         """Room for all answers, holding those that corrections start from."""
@@ -252,3 +256,16 @@ class Forward:
         for group in self._groups(keyed):
             area = self.jobs[self.rows[group[0]].job].session.settings.fill_hole_area
             self.output.logits[group] = fill_holes(self.output.logits[group], area)
+
+
+def _joined(parts: list[FrameFeatures]) -> FrameFeatures:
+    if len(parts) == 1:
+        return parts[0]
+    skips = (torch.cat([part.skips[0] for part in parts]), torch.cat([part.skips[1] for part in parts]))
+    return FrameFeatures(torch.cat([part.embedding for part in parts]), skips)
+
+
+def _singly(features: FrameFeatures) -> list[FrameFeatures]:
+    """Frame by frame, as views."""
+    parts = (features.embedding.split(1), features.skips[0].split(1), features.skips[1].split(1))
+    return [FrameFeatures(embedding, (fine, middle)) for embedding, fine, middle in zip(*parts, strict=True)]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from masklet.model.cell_order import from_nested, max_pool_nested, nested_run, to_nested
 from masklet.model.config import HieraConfig, SAM2Config
 from masklet.model.layers import MLP, Derived, DropPath, attend
 
@@ -77,20 +78,43 @@ class Hiera(nn.Module):
         self.pos_embed = nn.Parameter(torch.zeros(1, config.embed_dim, config.background_size, config.background_size))
         self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, config.windows[0], config.windows[0]))
         self.patch_embed = PatchEmbed(config.embed_dim)
-        self.blocks = nn.ModuleList(_blocks(config))
+        blocks = _blocks(config)
+        self.blocks = nn.ModuleList(blocks)
         self.stage_ends = tuple(end - 1 for end in accumulate(config.blocks))
-        self._position = Derived(self.position, (self.pos_embed, self.pos_embed_window))
+        self.windows = tuple((block.attn.window, block.pool) for block in blocks)
+        self._position = Derived(self.position, self._position_weights)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[F, 3, S, S] -> [F, S/4, S/4, C], [F, S/8, S/8, 2C], [F, S/16, S/16, 4C], [F, S/32, S/32, 8C]."""
         x = self.patch_embed(images)
         x = x + self._position.get(x.shape[1], x.dtype)
+        side = x.shape[1]
+        nested, nest = self._nested_run(x)
         stages = []
-        for index, block in enumerate(self.blocks):
+        if nested:
+            x = to_nested(x, nest)
+        for index, (block, (_, pools)) in enumerate(zip(self.blocks, self.windows, strict=True)):
             x = block(x)
+            if pools:
+                side, nest = side // 2, nest // 2
+            rows = from_nested(x, nest, (side, side)) if index < nested else x
+            if index + 1 == nested:
+                x = rows
             if index in self.stage_ends:
-                stages.append(x)
+                stages.append(rows)
         return stages
+
+    def _nested_run(self, x: Tensor) -> tuple[int, int]:
+        """How many blocks take their cells in nested order, and its blocks' side.
+
+        In float32 none do: sums in another order would round differently from the reference's.
+        """
+        if x.dtype is torch.float32 or torch.is_grad_enabled():
+            return 0, 1
+        return nested_run(x.shape[1], self.windows)
+
+    def _position_weights(self) -> tuple[Tensor, ...]:
+        return self.pos_embed, self.pos_embed_window
 
     def position(self, side: int, dtype: torch.dtype) -> Tensor:
         """[1, side, side, C]: the background embedding interpolated, the window embedding tiled."""
@@ -145,7 +169,7 @@ class Block(nn.Module):
             self.proj = nn.Linear(dim_in, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[F, H, W, C_in] -> [F, H', W', C], H' = H / 2 if the block pools."""
+        """[F, H, W, C_in] -> [F, H', W', C], H' = H / 2 if the block pools; or nested, [F, N, C_in] -> [F, N', C]."""
         normed = self.norm1(x)
         shortcut = max_pool(self.proj(normed)) if self.pool else x
         x = shortcut + self.drop_path(self.attn(normed))
@@ -169,7 +193,9 @@ class MultiScaleAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[F, H, W, C_in] -> [F, H', W', C]."""
+        """[F, H, W, C_in] -> [F, H', W', C]; or nested, [F, N, C_in] -> [F, N', C]."""
+        if x.dim() == 3:
+            return self._nested(x)
         side = self.window or x.shape[1]
         qkv = self.qkv(x)
         if self.pool:
@@ -189,12 +215,24 @@ class MultiScaleAttention(nn.Module):
         out: Tensor = self.proj(join_windows(y, side_out, (size[0], size[1])))
         return out
 
+    def _nested(self, x: Tensor) -> Tensor:
+        """[F, N, C_in] -> [F, N', C]: windows lie one after the other, none is padded."""
+        windows = self.qkv(x).reshape(-1, self.window**2 or x.shape[1], self.qkv.out_features)
+        q, k, v = windows.chunk(3, dim=-1)
+        if self.pool:
+            q = max_pool_nested(q)
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        out: Tensor = self.proj(attend(q, k, v).transpose(1, 2).reshape(len(x), -1, self.proj.in_features))
+        return out
+
 
 def max_pool(x: Tensor) -> Tensor:
-    """[B, H, W, C] -> [B, H/2, W/2, C], H and W even.
+    """[B, H, W, C] -> [B, H/2, W/2, C], H and W even; or nested, [B, N, C] -> [B, N/4, C].
 
     The library's pooling remembers indices: slower to answer, but its gradient takes a fifth of the time.
     """
+    if x.dim() == 3:
+        return max_pool_nested(x)
     if torch.is_grad_enabled():
         return F.max_pool2d(x.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
     rows = torch.maximum(x[:, 0::2], x[:, 1::2])

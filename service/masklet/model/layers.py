@@ -59,11 +59,11 @@ class LayerNorm2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C, H, W]; a channels-last map stays one, unless there are gradients and few channels.
+        """[B, C, H, W] -> [B, C, H, W]; a channels-last map stays one, unless it has few channels.
 
         Over few channels the library's takes several times as long (loadtests/bench_training.py).
         """
-        if x.requires_grad and x.device.type == "cpu" and x.shape[1] <= FEW_CHANNELS:
+        if x.device.type == "cpu" and x.shape[1] <= FEW_CHANNELS and (x.requires_grad or x.dtype is torch.bfloat16):
             apart = x.float() - x.float().mean(dim=1, keepdim=True)
             scale = (apart.square().mean(dim=1, keepdim=True) + 1e-6).rsqrt()
             return (apart * scale * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
@@ -98,13 +98,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention: [B, H, Nq, D], [B, H, Nk, D], [B, H, Nk, D] -> [B, H, Nq, D].
 
     On a CPU in bfloat16 the library's fused kernel takes up to twice as long as plain matrix products; with AMX a
-    quarter to four fifths of it, unless queries or keys are few. Its gradient is several times as slow there
+    quarter to four fifths of it, unless many queries meet few keys. Its gradient is several times as slow there
     (loadtests/bench_attention.py).
     """
     if q.device.type != "cpu" or q.dtype is torch.float32 or _fuses_well(q, k):
         return F.scaled_dot_product_attention(q, k, v)
-    if k.shape[2] <= FEW_KEYS:
-        return torch.softmax((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3), dim=-1) @ v
+    scale = q.shape[-1] ** -0.5
+    if k.shape[2] < min(FEWEST_FUSED, q.shape[2]):  # the library's softmax is slow over rows of a few
+        return torch.softmax((k * scale) @ q.transpose(2, 3), dim=2).transpose(2, 3) @ v
+    if k.shape[2] <= FEW_KEYS or q.shape[2] < FEWEST_FUSED:
+        return torch.softmax((q * scale) @ k.transpose(2, 3), dim=-1) @ v
     rows: Tensor = weighted_average(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
     return rows.view(*q.shape[:3], v.shape[3])
 
@@ -117,7 +120,7 @@ def has_matrix_tiles() -> bool:
 
 
 def _fuses_well(q: Tensor, k: Tensor) -> bool:
-    return min(q.shape[2], k.shape[2]) >= FEWEST_FUSED and not q.requires_grad and has_matrix_tiles()
+    return k.shape[2] >= min(FEWEST_FUSED, q.shape[2]) and not q.requires_grad and has_matrix_tiles()
 
 
 def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
@@ -149,7 +152,7 @@ class Derived:
     Under autograd nothing is kept, so that gradients flow.
     """
 
-    def __init__(self, function: Callable[..., Tensor], weights: Sequence[Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor], weights: Callable[[], Sequence[Tensor]]) -> None:
         self._function = function
         self._weights = weights
         self._key: object = None
@@ -157,9 +160,10 @@ class Derived:
 
     def get(self, *arguments: Any) -> Tensor:
         """The function's value for these arguments."""
-        if torch.is_grad_enabled() or any(weight.is_inference() for weight in self._weights):
+        weights = self._weights()
+        if torch.is_grad_enabled() or any(weight.is_inference() for weight in weights):
             return self._function(*arguments)
-        key = (arguments, [(w.data_ptr(), w._version, w.dtype, w.device) for w in self._weights])
+        key = (arguments, [(w.data_ptr(), w._version, w.dtype, w.device) for w in weights])
         if self._value is None or key != self._key:
             self._key, self._value = key, self._function(*arguments)
         return self._value

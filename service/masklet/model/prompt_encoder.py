@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from masklet.model.config import SAM2Config
-from masklet.model.layers import LayerNorm2d
+from masklet.model.layers import Derived, LayerNorm2d
 
 PADDING, EXCLUDE, INCLUDE, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
 
@@ -20,6 +20,7 @@ class PromptEncoder(nn.Module):
         super().__init__()
         self.set_input_size(config)
         self.pe_layer = RandomFourierPosition(config.dim)
+        self._grid_position = Derived(self._position_of, self._position_weights)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, config.dim) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, config.dim)
         self.no_mask_embed = nn.Embedding(1, config.dim)
@@ -60,7 +61,13 @@ class PromptEncoder(nn.Module):
 
     def grid_position(self) -> Tensor:
         """[h * w, C] position encoding of the feature map."""
-        line = (torch.arange(self.grid, device=self.no_mask_embed.weight.device) + 0.5) / self.grid
+        return self._grid_position.get(self.grid)
+
+    def _position_weights(self) -> tuple[Tensor, ...]:
+        return (self.pe_layer.frequencies,)
+
+    def _position_of(self, grid: int) -> Tensor:
+        line = (torch.arange(grid, device=self.no_mask_embed.weight.device) + 0.5) / grid
         y, x = torch.meshgrid(line, line, indexing="ij")
         position: Tensor = self.pe_layer(torch.stack((x, y), dim=-1).flatten(0, 1))
         return position
@@ -73,8 +80,12 @@ class RandomFourierPosition(nn.Module):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.zeros(2, dim // 2))
 
+    @property
+    def frequencies(self) -> Tensor:
+        """[2, C / 2]."""
+        return self.get_buffer("positional_encoding_gaussian_matrix")
+
     def forward(self, points: Tensor) -> Tensor:
         """[..., 2] (x, y) in [0, 1] -> [..., C], float32."""
-        matrix = self.get_buffer("positional_encoding_gaussian_matrix").float()
-        angle = 2 * math.pi * ((2 * points.float() - 1) @ matrix)
+        angle = 2 * math.pi * ((2 * points.float() - 1) @ self.frequencies.float())
         return torch.cat((angle.sin(), angle.cos()), dim=-1)

@@ -38,6 +38,7 @@ from masklet.routing.working import Working, ended
 from masklet.types import (
     BackendStats,
     BankSummary,
+    ImageArray,
     ModelDescription,
     StateOrigin,
     StepRequest,
@@ -222,6 +223,9 @@ class RoutedBackend:
             if not session.is_placed:  # its bank may be there all the same, for whoever attaches to it
                 self._fleet.leave_alone(session.link, session_id, session.left_epoch)
             self._drop(session_id)
+
+    def begin(self, image: ImageArray) -> None:
+        """Nothing is begun: frames are sent in their turn."""
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Track one frame, or correct one; late, if the session has to be recovered for it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 from masklet.errors import InvalidFrame, MaskletError, RequestError, SessionError
 from masklet.session.answer import encode_objects
@@ -35,7 +37,7 @@ class Tracking:
     Attributes:
         timeline: what is to be done.
         edits: what is to happen to the objects on the next frame.
-        lookahead: decodes the next frame during inference.
+        lookahead: decodes the next frame during inference, and has the backend begin on it.
         turn: held during each step.
         trace: follows single frames.
     """
@@ -52,7 +54,7 @@ class Tracking:
             history_frames=terms.settings.history_frames,
             reserve=partial(context.backend.reserve, record.session_id),
         )
-        self.lookahead = Lookahead(terms.codec, terms.size, clock=context.clock)
+        self.lookahead = Lookahead(terms.codec, terms.size, clock=context.clock, begin=context.backend.begin)
         self._context = context
         self._terms = terms
         self._record = record
@@ -122,7 +124,7 @@ class Tracking:
             self._undecodable(waiting, decoded.error)
             return
         started_s = self._context.clock()
-        result = await self._step_frame(waiting, decoded.image)
+        result = await self._step_frame(waiting, decoded.image, decoded.begun)
         if result is not None:
             ended_s, decode_s = self._context.clock(), decoded.ended_s - decoded.started_s
             self.trace.stage(waiting.seq, "queue", waiting.received_s, turn_s)
@@ -137,7 +139,9 @@ class Tracking:
         self._report.failed(waiting.seq, error)
         self._report.dropped(waiting.seq, DropReason.DECODE_ERROR)
 
-    async def _step_frame(self, waiting: WaitingFrame, image: ImageArray) -> StepResult | None:
+    async def _step_frame(
+        self, waiting: WaitingFrame, image: ImageArray, begun: Future[Any] | None
+    ) -> StepResult | None:
         request = StepRequest(
             frame_seq=waiting.seq,
             image=image,
@@ -145,6 +149,7 @@ class Tracking:
             remove=tuple(sorted(self.edits.remove)),
             reset=self.edits.reset,
             with_logits=self._terms.with_logits,
+            begun=begun,
         )
         self.lookahead.start(self.timeline.first_frame)
         try:

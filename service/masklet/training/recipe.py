@@ -44,6 +44,8 @@ class Stage:
         freeze_image_encoder: whether the image encoder stays as it is, which takes a good part of the memory and time,
             as in the paper's last stage of 16 frames. The decoder's projections of its finer maps stay with it.
         procedural_share: share of the drawn clips that use no assets even where there are some.
+        coarse_share: share of the drawn clips that are drawn at two thirds of the size and enlarged, as frames smaller
+            than the model's input are.
         cutaways: share of the clips that show another clip of the step for a while, or go on from another view, so that
             targets are found again somewhere else, turned, after frames enough to fill their memory with absence; needs
             two clips or more.
@@ -63,17 +65,19 @@ class Stage:
     burn_in: int = 0
     freeze_image_encoder: bool = False
     procedural_share: float = 0.0
+    coarse_share: float = 0.0
     cutaways: float = 0.0
     synthetic: Mapping[str, Any] = field(default_factory=dict)
 
-    def synthetic_settings(self, frames: int) -> SyntheticSettings:
-        """What the generator draws in this stage, for clips of so many frames.
+    def synthetic_settings(self, frames: int, *, coarse: bool = False) -> SyntheticSettings:
+        """What the generator draws in this stage, for clips of so many frames; `coarse` ones are to be enlarged.
 
         Raises:
             ConfigError: a setting the generator does not have, or a senseless value.
         """
         given = _checked(SyntheticSettings, self.synthetic, "synthetic", without=("frames", "size"))
-        return SyntheticSettings(frames=frames, size=(self.size, self.size), **given)
+        side = self.size * 2 // 3 if coarse else self.size
+        return SyntheticSettings(frames=frames, size=(side, side), **given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,7 @@ def check_recipe(recipe: Recipe) -> None:
         _require(burnt, f"{where}.burn_in", stage.burn_in, f"from 0 to below its frames ({stage.frames})")
         several = not stage.cutaways or stage.clips >= 2
         _require(several, f"{where}.clips", stage.clips, "at least 2 for cutaways: each shows another's frames")
-        for name in ("image_share", "real_share", "procedural_share", "cutaways"):
+        for name in ("image_share", "real_share", "procedural_share", "coarse_share", "cutaways"):
             _require(0 <= getattr(stage, name) <= 1, f"{where}.{name}", getattr(stage, name), "from 0 to 1")
     odds, optimiser, losses = recipe.interaction, recipe.optimiser, recipe.losses
     _require(0 <= recipe.seed <= MAX_SEED, "seed", recipe.seed, f"from 0 to {MAX_SEED}")

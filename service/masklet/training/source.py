@@ -96,7 +96,9 @@ class StepSource(Dataset[StepInput]):
         span = max(frames, stage.span) if frames > 1 else 1
         assets = _NO_ASSETS if random.random() < stage.procedural_share else self.assets
         picked = np.sort(random.choice(span, frames, replace=False)).tolist() if span > frames else None
-        clip = SyntheticVideo(assets, stage.synthetic_settings(span)).clip(seed, picked)
+        coarse = stage.coarse_share > 0 and random.random() < stage.coarse_share
+        clip = SyntheticVideo(assets, stage.synthetic_settings(span, coarse=coarse)).clip(seed, picked)
+        clip = clip.resized((stage.size, stage.size)) if coarse else clip
         return _reversed(clip) if random.random() < 0.5 else clip
 
     def _real_clip(self, stage: Stage, frames: int, seed: int, random: np.random.Generator) -> Clip:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -38,6 +39,7 @@ from masklet.types import (
     DropPolicy,
     FloatArray,
     FrameCodec,
+    ImageArray,
     MaskEncoding,
     ModelDescription,
     StepRequest,
@@ -116,6 +118,10 @@ class ObservedBackend:
     def disown(self, session_id: str) -> None:
         """Of the inner backend."""
         self._inner.disown(session_id)
+
+    def begin(self, image: ImageArray) -> Future[Any] | None:
+        """Of the inner backend."""
+        return self._inner.begin(image)
 
     async def step(self, session_id: str, request: StepRequest) -> StepResult:
         """Step, and keep the pointers."""
