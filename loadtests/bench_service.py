@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +50,12 @@ class Clip:
     def synthetic(cls, count: int) -> Clip:
         """`count` frames of 1280x720."""
         frames = synthetic_frames(WIDTH)
-        payloads = tuple(_jpeg(next(frames)[:HEIGHT]) for _ in range(count))
+        payloads = tuple(encoded(next(frames)[:HEIGHT]) for _ in range(count))
         return cls(tuple(np.array(Picture.open(io.BytesIO(p)).convert("RGB")) for p in payloads), payloads)
 
 
-def _jpeg(image: Image) -> bytes:
+def encoded(image: Image) -> bytes:
+    """A JPEG."""
     written = io.BytesIO()
     Picture.fromarray(np.ascontiguousarray(image)).save(written, "JPEG", quality=90)
     return written.getvalue()
@@ -71,7 +72,7 @@ async def compare_service(load: Load, *, frames: int) -> list[dict[str, Any]]:
         weights = Path(folder) / "weights.pt"
         save_checkpoint(state, weights)
         async with (
-            _served(load, weights) as address,
+            served(_flags(load, weights)) as address,
             masklet_client.connect(address) as client,
             client.track((HEIGHT, WIDTH), policy="block", mask_encoding="rle", codec="jpeg") as stream,
         ):
@@ -99,23 +100,19 @@ async def _service_block(
 ) -> tuple[float, list[masklet_client.events.Timing]]:
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        group.create_task(_send(stream, payloads))
+        group.create_task(send_all(stream, payloads))
         timings = [(await anext(stream)).timing for _ in payloads]
     return (time.perf_counter() - started) / len(payloads), timings
 
 
-async def _send(stream: masklet_client.TrackStream, payloads: Sequence[bytes]) -> None:
+async def send_all(stream: masklet_client.TrackStream, payloads: Sequence[bytes]) -> None:
+    """One after the other, as fast as they are taken."""
     for payload in payloads:
         await stream.send(payload)
 
 
-@asynccontextmanager
-async def _served(load: Load, weights: Path) -> AsyncIterator[str]:
-    """A server process with these weights; yields its address once it is ready."""
-    port = _free_port()
-    flags = {
-        "--port": port,
-        "--metrics-port": _free_port(),
+def _flags(load: Load, weights: Path) -> dict[str, object]:
+    return {
         "--weights": weights,
         "--variant": load.variant,
         "--model.input_size": load.size,
@@ -123,8 +120,14 @@ async def _served(load: Load, weights: Path) -> AsyncIterator[str]:
         "--model.memory_precision": load.precision,
         "--model.threads": torch.get_num_threads(),
         "--device": load.device,
-        "--log-level": "warning",
     }
+
+
+@asynccontextmanager
+async def served(flags: Mapping[str, object]) -> AsyncIterator[str]:
+    """A server process with these flags; yields its address once it is ready."""
+    port = _free_port()
+    flags = {"--port": port, "--metrics-port": 0, "--log-level": "warning", **flags}
     arguments = [str(word) for pair in flags.items() for word in pair]
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "masklet", "serve", *arguments)
     try:

@@ -44,10 +44,12 @@ class Gate:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         self.taken: list[int] = []
+        self.threads: list[int] = []
         step = Engine.step
 
         def held(engine: Engine, requests: Any, encoded: Any = ()) -> Any:
             self.taken.append(sum(item is not None for item in encoded))
+            self.threads.append(torch.get_num_threads())
             self.reached.set()
             assert self.opened.wait(20)
             return step(engine, requests, encoded)
@@ -86,6 +88,7 @@ async def test_a_frame_begun_is_answered_as_if_it_had_not_been(
     for seq in (2, 3):
         expected = await backend.step("twin", replace(frame(seq), with_logits=True))
     assert gate.taken == [0, 1, 0, 0]
+    assert gate.threads == [2, 1, 2, 2]  # the encoder has the other one
     logits, expected_logits = found.objects[0].logits, expected.objects[0].logits
     assert logits is not None and expected_logits is not None
     np.testing.assert_allclose(logits, expected_logits, atol=1e-4)
@@ -122,8 +125,9 @@ async def test_what_was_not_begun_after_all_is_encoded_in_its_turn(backend: Embe
     assert (await backend.step("s", replace(frame(2), begun=begun))).objects
 
 
-async def test_one_core_begins_nothing() -> None:
-    async with EmbeddedBackend(replace(CONFIG, threads=1)) as backend:
+@pytest.mark.parametrize("config", [replace(CONFIG, threads=1), replace(CONFIG, encode_ahead=False)])
+async def test_one_core_begins_nothing_and_who_does_not_want_it(config: ModelConfig) -> None:
+    async with EmbeddedBackend(config) as backend:
         assert backend._encoder is None
 
 

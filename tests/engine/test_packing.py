@@ -7,6 +7,7 @@ from torch import nn
 from masklet.engine import packing
 from masklet.engine.packing import can_pack, pack_linear_layers
 from masklet.model.layers import MLP
+from masklet.model.memory_attention import MemoryAttentionLayer
 
 
 class _Parts(nn.Module):
@@ -40,6 +41,17 @@ def test_a_row_does_not_depend_on_its_batch():
     network, x = _parts(), torch.randn(9, 100, 48, generator=torch.Generator().manual_seed(2)).bfloat16()
     pack_linear_layers(network)
     assert torch.equal(network(x)[3:4], network(x[3:4]))
+
+
+def test_the_memory_attentions_mlp_is_packed_with_its_activation():
+    torch.manual_seed(0)
+    layer = MemoryAttentionLayer(32, 8).bfloat16().requires_grad_(False)
+    x = torch.randn(2, 9, 32).bfloat16()
+    before = layer.widened(x)
+    assert before.min() == 0
+    pack_linear_layers(layer)
+    assert ("widened" in vars(layer)) == can_pack()
+    assert (layer.widened(x).float() - before.float()).abs().max() < 0.02
 
 
 def test_float32_stays_as_it_is():

@@ -69,7 +69,8 @@ class EmbeddedBackend:
         self._worker: threading.Thread | None = None
         self._engine: Engine | None = None
         self._encoder: ThreadPoolExecutor | None = None
-        self._stepping = False
+        self._threads = 1
+        self._stepping = self._shared = False
         self._description: ModelDescription | None = None
         self._batches = self._batched_steps = 0
         self._owners = Owners()
@@ -219,7 +220,8 @@ class EmbeddedBackend:
             reason = f"{type(error).__name__}: {error}"
             started.set_exception(BackendUnavailable(f"the embedded engine could not be loaded: {reason}"))
             return
-        self._encoder = _encoder(engine)
+        self._threads, self._shared = torch.get_num_threads(), False
+        self._encoder = _encoder(engine, self._threads) if self._config.encode_ahead else None
         self._engine = engine
         started.set_result(description)
         while batch := self._next_calls():
@@ -269,6 +271,7 @@ class EmbeddedBackend:
         self._batched_steps += len(live)
         requests = [(call.session_id, call.request) for call in live if call.request is not None]
         self._stepping = True
+        self._share_cores(any(request.begun is not None for _, request in requests))
         answers = step_together(engine, requests, [_encoded(request.begun) for _, request in requests])
         self._stepping = False
         for call, answer in zip(live, answers, strict=True):
@@ -276,6 +279,15 @@ class EmbeddedBackend:
                 call.done.set_exception(answer)
             else:
                 call.done.set_result(answer)
+
+    def _share_cores(self, shared: bool) -> None:
+        """Leave the encoder its half of torch's threads while frames are begun there, and take all otherwise.
+
+        Three threads on two cores spend half of their time waiting for each other.
+        """
+        if self._encoder is not None and shared != self._shared:
+            torch.set_num_threads(self._threads - self._threads // 2 if shared else self._threads)
+            self._shared = shared
 
     def _refuse_waiting(self) -> None:
         with self._wake:
@@ -285,9 +297,8 @@ class EmbeddedBackend:
                     call.done.set_exception(BackendUnavailable("the embedded engine was stopped"))
 
 
-def _encoder(engine: Engine) -> ThreadPoolExecutor | None:
+def _encoder(engine: Engine, threads: int) -> ThreadPoolExecutor | None:
     """A thread that encodes with half of torch's threads; None where that does not help: on a GPU, or one core."""
-    threads = torch.get_num_threads()
     if engine.device.type != "cpu" or threads < 2:
         return None
     encoder = ThreadPoolExecutor(1, "masklet-encoder", torch.set_num_threads, (threads // 2,))

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from masklet.model.layers import MLP
+from masklet.model.memory_attention import MemoryAttentionLayer
 
 _Form = Callable[[Tensor], Tensor]
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.GELU: "gelu", nn.ReLU: "relu"}
 
 
 def pack_linear_layers(network: nn.Module) -> int:
-    """Give the bfloat16 linear layers of a network on a CPU, and GELUs between two of them, their packed form.
+    """Give the bfloat16 linear layers of a network on a CPU, and activations after them, their packed form.
 
     Later changes of these weights are not seen. The network keeps its weights as they are beside the packed ones.
 
@@ -29,7 +31,7 @@ def pack_linear_layers(network: nn.Module) -> int:
     layers = [m for m in network.modules() if isinstance(m, nn.Linear) and _fits(m)]
     if not layers or not can_pack():
         return 0
-    mlps = [m for m in network.modules() if isinstance(m, MLP) and isinstance(m.activation, nn.GELU)]
+    mlps = [m for m in network.modules() if isinstance(m, MLP) and type(m.activation) in _ACTIVATIONS]
     mlps = [mlp for mlp in mlps if all(_fits(layer) for layer in mlp.layers)]
     within = {id(layer) for mlp in mlps for layer in mlp.layers}
     for mlp in mlps:
@@ -37,6 +39,9 @@ def pack_linear_layers(network: nn.Module) -> int:
     for layer in layers:
         if id(layer) not in within:
             _replace(layer, _packed(layer, "none"))
+    for module in network.modules():
+        if isinstance(module, MemoryAttentionLayer) and _fits(module.linear1):
+            _replace(module, _packed(module.linear1, "relu"), method="widened")
     return len(layers)
 
 
@@ -75,7 +80,8 @@ def _packed(layer: nn.Module, activation: str) -> _Form:
 
 
 def _packed_mlp(mlp: MLP) -> _Form:
-    forms = [_packed(layer, "gelu") for layer, _ in pairwise(mlp.layers)] + [_packed(mlp.layers[-1], "none")]
+    activation = _ACTIVATIONS[type(mlp.activation)]
+    forms = [_packed(layer, activation) for layer, _ in pairwise(mlp.layers)] + [_packed(mlp.layers[-1], "none")]
 
     def form(x: Tensor) -> Tensor:
         for one in forms:
@@ -85,5 +91,5 @@ def _packed_mlp(mlp: MLP) -> _Form:
     return form
 
 
-def _replace(module: nn.Module, form: _Form) -> None:
-    vars(module)["forward"] = form
+def _replace(module: nn.Module, form: _Form, *, method: str = "forward") -> None:
+    vars(module)[method] = form

@@ -103,12 +103,12 @@ def _published() -> dict[str, SAM2Config]:
     return new | old
 
 
-# The same network, small enough for two CPU cores. Trained by this project, mostly on smaller frames. 288 pixels are no
-# faster: windows of 8x8 do not divide their 36x36 tokens of stride 8.
+# The same network, small enough for two CPU cores. Trained by this project, mostly on smaller frames. Sizes that are no
+# multiples of 64 cost more than their pixels: windows of 8x8 do not divide their tokens of stride 8.
 NANO = SAM2Config(
     "nano",
     HieraConfig(48, 1, (1, 2, 6, 1), (4, 5, 6, 7, 8, 9), windows=(8, 8, 16, 16), background_size=8),
-    input_size=320,
+    input_size=384,
     dim=128,
     memory_layers=2,
     smooth_logits=True,

@@ -138,7 +138,8 @@ def weighted_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
 def _fused_average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:
     """`weighted_average` by the library's kernel, which wants values as wide as keys."""
     padded = F.pad(values, (0, k.shape[2] - values.shape[2]))
-    return F.scaled_dot_product_attention(q[:, None], k[:, None], padded[:, None])[:, 0, :, : values.shape[2]]
+    averages = F.scaled_dot_product_attention(q[:, None], k[:, None], padded[:, None])[:, 0, :, : values.shape[2]]
+    return averages.contiguous()  # else what projects them adds its bias in a pass of its own
 
 
 def _average(q: Tensor, k: Tensor, values: Tensor) -> Tensor:

@@ -82,6 +82,10 @@ class MemoryAttentionLayer(nn.Module):
         """Drop this share, of attention weights too, while training."""
         self.dropout.p = self.self_attn.dropout = self.cross_attn_image.dropout = rate
 
+    def widened(self, x: Tensor) -> Tensor:
+        """[B, N, C] -> [B, N, 8 C]: the MLP's inner features."""
+        return F.relu(self.linear1(x))
+
     def attend_self(self, x: Tensor, rotary: Tensor) -> Tensor:
         """[F, N, C] -> [F, N, C]."""
         out: Tensor = x + self.dropout(self.self_attn.to_itself(self.norm1(x), rotary))
@@ -90,7 +94,7 @@ class MemoryAttentionLayer(nn.Module):
     def attend_memory(self, x: Tensor, memory: MemoryTokens, rotary: Tensor) -> Tensor:
         """[B, N, C] -> [B, N, C], the MLP included."""
         x = x + self.dropout(self.cross_attn_image.to_memory(self.norm2(x), memory, rotary))
-        inner = self.dropout(F.relu(self.linear1(self.norm3(x))))
+        inner = self.dropout(self.widened(self.norm3(x)))
         out: Tensor = x + self.dropout(self.linear2(inner))
         return out
 

@@ -155,7 +155,7 @@ class SAM2(nn.Module):
 
     def encode_image(self, images: Tensor) -> FrameFeatures:
         """[F, 3, S, S] normalised images -> features."""
-        stride4, stride8, embedding = self.image_encoder(images.to(self.dtype))
+        stride4, stride8, embedding = self.image_encoder(images.to(self.dtype, memory_format=torch.channels_last))
         neck, decoder = self.image_encoder.neck, self.sam_mask_decoder
         fine = project_twice(stride4, neck.lateral(0), decoder.conv_s0)
         middle = project_twice(stride8, neck.lateral(1), decoder.conv_s1)
